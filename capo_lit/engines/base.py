@@ -1,0 +1,136 @@
+"""What every engine does: take requests, advance, hand back completions as they finish."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+import torch
+
+from capo_lit.batch import Completion
+from capo_lit.errors import ConfigError
+
+Message = Mapping[str, str]
+
+
+@dataclass
+class Sampling:
+    """How tokens are drawn.
+
+    Args:
+        temperature: 0 is greedy.
+        top_p: nucleus mass in (0, 1]; 1 keeps every token.
+        top_k: keep the k likeliest tokens; 0 keeps every token.
+        max_tokens: longest response, tokens.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    max_tokens: int = 1024
+
+    def __post_init__(self) -> None:
+        checks = (
+            (self.temperature >= 0, f"temperature {self.temperature}", "a number >= 0", "temperature"),
+            (0 < self.top_p <= 1, f"top_p {self.top_p}", "a number in (0, 1]", "top_p"),
+            (self.top_k >= 0, f"top_k {self.top_k}", "an integer >= 0", "top_k"),
+            (self.max_tokens >= 1, f"max_tokens {self.max_tokens}", "an integer >= 1", "max_tokens"),
+        )
+        for holds, got, expected, setting in checks:
+            if not holds:
+                raise ConfigError(got, expected, "Sampling", f"sampling.{setting}")
+
+    @property
+    def truncates(self) -> bool:
+        """Whether tokens are cut from the distribution, which biases importance ratios."""
+        return self.top_p < 1 or self.top_k > 0
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One thing to generate.
+
+    Attributes:
+        request_id: unique among the requests in flight on one engine.
+        prompt: token ids of the engine's own vocabulary, or chat messages that the engine renders.
+        sampling: how tokens are drawn.
+        seed: of this request alone; two requests with one seed and prompt give one text.
+    """
+
+    request_id: str
+    prompt: tuple[int, ...] | tuple[Message, ...]
+    sampling: Sampling
+    seed: int
+
+
+class Engine(ABC):
+    """Whatever generates text: vLLM in process, transformers, or a server.
+
+    Work is submitted, then the engine is stepped until the futures are done. An engine in this process moves only in
+    `step`; a server moves by itself and `step` waits for it. A future that is cancelled before it is done frees its
+    slot in the engine.
+    """
+
+    @property
+    def version(self) -> int | None:
+        """Policy version of the weights in use; None before the first push and for engines that never sync."""
+        return None
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """Compute dtype of the weights, or None where it is not known (a server)."""
+        return None
+
+    @abstractmethod
+    def submit(self, request: Request) -> "Future[Completion]":
+        """Queue one request.
+
+        Returns:
+            A future that `step` completes. It holds an EngineError if this request cannot be generated.
+        """
+
+    @abstractmethod
+    def step(self, timeout_s: float = 1.0) -> None:
+        """Advance the work in flight once, or wait up to `timeout_s` for a server to do so."""
+
+    def close(self) -> None:  # noqa: B027  (optional hook: most engines own nothing that outlives them)
+        """Give back memory and processes."""
+
+
+class SyncsWeights(ABC):
+    """An engine whose weights follow the policy's."""
+
+    @abstractmethod
+    def load_weights(self, named_tensors: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
+        """Replace the weights in place, and drop every cache that was computed with the old ones.
+
+        Args:
+            named_tensors: names and tensors as in the Hugging Face model's named_parameters().
+            version: optimizer steps these weights have seen; stamped on what is generated from now on.
+
+        Raises:
+            EngineError: if requests are in flight.
+        """
+
+
+def as_completed(engine: Engine, requests: Iterable[Request]) -> Iterator[Completion]:
+    """Submit all requests and yield each completion when it finishes.
+
+    Closing the iterator early cancels what is still in flight.
+
+    Raises:
+        EngineError: of the first request that failed.
+    """
+    pending = [engine.submit(request) for request in requests]
+    try:
+        while pending:
+            done = [future for future in pending if future.done()]
+            if not done:
+                engine.step()
+                continue
+            pending = [future for future in pending if not future.done()]
+            for future in done:
+                yield future.result()
+    finally:
+        for future in pending:
+            future.cancel()
