@@ -1,144 +1,41 @@
-"""What travels through one training step: prompts, completions, rollouts, critiques, and the carrier StepBatch.
+"""The carrier of one training step, StepBatch, and the one padding function; the facts it carries are in facts.py."""
 
-Text and ids stay ragged tuples until the module pads them once, with `pad_rows`.
-"""
-
+import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from itertools import count
+from typing import TYPE_CHECKING
 
 import torch
 
 from capo_lit.core.votes import Verdict
 from capo_lit.errors import BatchError
+from capo_lit.facts import (
+    Completion,
+    Critique,
+    CritiquedRollout,
+    FinishReason,
+    Prompt,
+    Rollout,
+    Span,
+    TokenCredit,
+)
 
-FinishReason = Literal["stop", "length"]
-Span = tuple[int, int]
+if TYPE_CHECKING:
+    from capo_lit.engines.base import Sampling
 
-
-@dataclass(frozen=True, slots=True)
-class Prompt:
-    """One problem, ready to be sampled.
-
-    Attributes:
-        uid: stable name of the problem (file and row, or generator and seed); part of every derived seed.
-        problem: the problem's bare text, as the judge sees it.
-        ids: token ids of the rendered prompt, in the policy's vocabulary.
-        answer: the gold answer that the verifier compares with.
-        reference: a full reference solution, if the source has one.
-    """
-
-    uid: str
-    problem: str
-    ids: tuple[int, ...]
-    answer: str
-    reference: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Completion:
-    """What an engine generated for one request.
-
-    Attributes:
-        request_id: the request it answers.
-        ids: generated token ids, the end-of-sequence token included.
-        pieces: decoded text of every id; special tokens are "", and "".join(pieces) == text.
-        special: whether the id at that place is a special token.
-        text: the decoded response.
-        logprobs: natural-log probability of every id under the sampling distribution; None if the engine has none.
-        finish_reason: "stop" (end token or stop string) or "length" (cut at max_tokens).
-        prompt_tokens: length of the prompt, tokens.
-        version: policy version of the weights that generated it; None for an engine that never syncs.
-        seconds: from submission to the last token.
-    """
-
-    request_id: str
-    ids: tuple[int, ...]
-    pieces: tuple[str, ...]
-    special: tuple[bool, ...]
-    text: str
-    logprobs: tuple[float, ...] | None
-    finish_reason: FinishReason
-    prompt_tokens: int
-    version: int | None
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Rollout:
-    """One sampled solution of a prompt, with its outcome.
-
-    Attributes:
-        row: position in the batch, in [0, n).
-        group: position of its prompt in the batch, in [0, b).
-        sample: index among the prompt's samples, in [0, g).
-        outcome: 1.0 right, 0.0 wrong, None unknown (verifier timeout or crash).
-        greedy: decoded at temperature 0 (validation only).
-    """
-
-    row: int
-    group: int
-    sample: int
-    prompt: Prompt
-    completion: Completion
-    outcome: float | None
-    greedy: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Critique:
-    """One reply of the judge.
-
-    Attributes:
-        reply: the judge's own turn, verbatim; "" if it failed.
-        wrong: 0-based wrong steps, or None if the critique abstains.
-        cause: why it abstains ("parse", "timeout", "error: ..."); "" otherwise.
-        prompt_tokens: tokens the judge read.
-        completion_tokens: tokens the judge wrote.
-        seconds: from submission to the reply.
-    """
-
-    reply: str
-    wrong: frozenset[int] | None
-    cause: str = ""
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    seconds: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class CritiquedRollout:
-    """A rollout with its steps, its critiques and the verdict voted from them.
-
-    Attributes:
-        spans: character spans of the steps in rollout.completion.text, as split_steps gave them.
-        critiques: the k critiques, in the order they were asked.
-        verdict: tally's result over them.
-    """
-
-    rollout: Rollout
-    spans: tuple[Span, ...]
-    critiques: tuple[Critique, ...]
-    verdict: Verdict
-
-
-@dataclass(frozen=True, slots=True)
-class TokenCredit:
-    """What the module made of a batch: one row per rollout, right-padded; see `mask`.
-
-    Attributes:
-        token_rewards: (n, t) float32.
-        advantages: (n, t) float32.
-        mask: (n, t) bool; True on generated tokens of rollouts with a known outcome.
-        step_of_token: (n, t) int64; 0-based step, -1 for special tokens and padding.
-        logprobs: (n, t) float32, the trainer's logprobs before the update.
-    """
-
-    token_rewards: torch.Tensor
-    advantages: torch.Tensor
-    mask: torch.Tensor
-    step_of_token: torch.Tensor
-    logprobs: torch.Tensor
+__all__ = [
+    "Completion",
+    "Critique",
+    "CritiquedRollout",
+    "FinishReason",
+    "Prompt",
+    "Rollout",
+    "Span",
+    "StepBatch",
+    "TokenCredit",
+    "Verdict",
+    "pad_rows",
+]
 
 
 class StepBatch:
@@ -150,11 +47,17 @@ class StepBatch:
     Args:
         prompts: the b prompts of this step.
         step: rollout step of the run, from 0; goes on counting over epochs and resumed runs.
+
+    Attributes:
+        sampling: how the rollouts were drawn; None until they are set.
+        rollout_seconds: time spent waiting for rollouts so far, and not on what readers do between two of them.
     """
 
     def __init__(self, prompts: Sequence[Prompt], step: int) -> None:
         self.prompts = tuple(prompts)
         self.step = step
+        self.sampling: Sampling | None = None
+        self.rollout_seconds = 0.0
         self._source: Iterator[Rollout] | None = None
         self._rollouts: list[Rollout] = []
         self._critiqued: tuple[CritiquedRollout, ...] | None = None
@@ -163,8 +66,12 @@ class StepBatch:
     def __len__(self) -> int:
         return len(self.prompts)
 
-    def set_rollouts(self, rollouts: Iterable[Rollout]) -> None:
+    def set_rollouts(self, rollouts: Iterable[Rollout], sampling: "Sampling | None" = None) -> None:
         """Fill the slot with rollouts, or with an iterator that yields each one when it finishes.
+
+        Args:
+            rollouts: in any order; their `row`s must be 0..n-1.
+            sampling: how they were drawn; the trainer needs the temperature. None means temperature 1, untruncated.
 
         Raises:
             BatchError: if the slot is filled.
@@ -172,6 +79,7 @@ class StepBatch:
         if self._source is not None:
             raise self._filled("rollouts")
         self._source = iter(rollouts)
+        self.sampling = sampling
 
     def stream_rollouts(self) -> Iterator[Rollout]:
         """Yield the rollouts in the order they finish; what one reader has drawn, the next reader sees again.
@@ -185,10 +93,15 @@ class StepBatch:
                 "rollouts set before they are read",
                 change="add capo_lit.callbacks.rollout.RolloutCallback to the Trainer's callbacks, before all others",
             )
-        yield from self._rollouts
-        for rollout in self._source:
-            self._rollouts.append(rollout)
-            yield rollout
+        for index in count():
+            if index == len(self._rollouts):
+                started = time.perf_counter()
+                rollout = next(self._source, None)
+                self.rollout_seconds += time.perf_counter() - started
+                if rollout is None:
+                    return
+                self._rollouts.append(rollout)
+            yield self._rollouts[index]
 
     def require_rollouts(self) -> tuple[Rollout, ...]:
         """All rollouts, in row order; waits for those that still generate.

@@ -47,3 +47,7 @@ class JudgeError(CapoError):
 
 class VerifierError(CapoError):
     """A verifier whose workers cannot be started; one failed answer is only unknown."""
+
+
+class UpdateError(CapoError):
+    """An optimizer step that must not be taken, because its gradient is not finite."""

@@ -1,9 +1,10 @@
 """What every judge of steps does: take rollouts as they finish, give back each with its verdict."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
-from capo_lit.batch import CritiquedRollout, Rollout
+from capo_lit.batch import Critique, CritiquedRollout, Rollout, Span
+from capo_lit.core.votes import VoteRule, tally
 
 
 class StepJudge(ABC):
@@ -22,3 +23,35 @@ class StepJudge(ABC):
         Yields:
             One CritiquedRollout per rollout, in any order.
         """
+
+
+def step_texts(text: str, spans: Sequence[Span]) -> list[str]:
+    """The text of every step, cut out of a response by its spans.
+
+    Args:
+        text: the response the spans were split from.
+        spans: character spans, as split_steps gave them.
+
+    Returns:
+        One string per span; joined they are `text` again.
+    """
+    return [text[start:end] for start, end in spans]
+
+
+def critiqued(
+    rollout: Rollout, spans: Sequence[Span], critiques: Sequence[Critique], rule: VoteRule
+) -> CritiquedRollout:
+    """Vote the critiques of one rollout and bind the verdict to it; the one place where critiques become a verdict.
+
+    Args:
+        rollout: the rollout that was critiqued.
+        spans: its steps, as character spans of its text.
+        critiques: the k critiques in the order they were asked; an abstention has `wrong` None. Empty for a rollout
+            of zero steps, which needs none.
+        rule: how the votes are combined.
+
+    Returns:
+        The rollout with its verdict.
+    """
+    verdict = tally([critique.wrong for critique in critiques], len(spans), rule)
+    return CritiquedRollout(rollout=rollout, spans=tuple(spans), critiques=tuple(critiques), verdict=verdict)

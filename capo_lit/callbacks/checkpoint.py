@@ -1,0 +1,76 @@
+"""Checkpoints that a kill at any moment leaves whole, and finding the newest one."""
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from capo_lit.errors import ConfigError
+
+_NAME = re.compile(r"step=(\d+)\.ckpt")
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes beside the target, flushes to disk, then renames: a checkpoint is there whole or not at all.
+
+    Lightning's own way goes through the system's temporary folder, from where the file is copied, not renamed, when
+    that is another file system.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        """Save `checkpoint` at the local `path`."""
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
+        with partial.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, target)
+
+
+class RunCheckpoint(ModelCheckpoint):
+    """Saves everything a run needs to go on bit-identically: weights, optimizer, counters, loader position.
+
+    Args:
+        every_n_steps: optimizer steps between checkpoints; one is also saved at the end.
+        keep: newest checkpoints kept.
+        dirpath: where; the default is `checkpoints` under trainer.default_root_dir.
+    """
+
+    def __init__(self, every_n_steps: int = 10, keep: int = 2, dirpath: str | None = None) -> None:
+        if keep < 1 or every_n_steps < 1:
+            raise ConfigError(f"every_n_steps {every_n_steps}, keep {keep}", "integers >= 1", change="--checkpoint")
+        super().__init__(
+            dirpath=dirpath,
+            filename="step={step}",
+            monitor="step",
+            mode="max",
+            save_top_k=keep,
+            every_n_train_steps=every_n_steps,
+            auto_insert_metric_name=False,
+            save_on_train_epoch_end=False,
+        )
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Settle the directory; it must not depend on a logger's version, or a resumed run would look elsewhere."""
+        if self.dirpath is None:
+            self.dirpath = os.path.join(trainer.default_root_dir, "checkpoints")
+        super().setup(trainer, pl_module, stage)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the end of the run, if the last interval did not fall on it."""
+        super().on_train_end(trainer, pl_module)
+        if trainer.global_step != self._last_global_step_saved and trainer.global_step > 0:
+            trainer.save_checkpoint(os.path.join(str(self.dirpath), f"step={trainer.global_step}.ckpt"))
+
+
+def latest_checkpoint(directory: Path) -> Path | None:
+    """The checkpoint of the highest step in a directory, or None if it holds none."""
+    found = [(int(match[1]), path) for path in directory.glob("*.ckpt") if (match := _NAME.fullmatch(path.name))]
+    return max(found)[1] if found else None

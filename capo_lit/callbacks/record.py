@@ -1,0 +1,81 @@
+"""Writes one record file per training step; see records.py for what stands in it."""
+
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
+
+from capo_lit.batch import StepBatch
+from capo_lit.errors import ConfigError
+from capo_lit.record_rows import batch_table
+from capo_lit.records import file_name, record_files, remove_leftovers, set_aside, write_atomic
+
+
+class RecordCallback(Callback):
+    """Records every rollout of every training step, each step once.
+
+    A resumed run goes back to its checkpoint and repeats the steps after it. Their records are first moved to
+    superseded-<n>, so that none is lost and none stands twice. A run that is not resumed refuses a directory that
+    holds records.
+
+    Args:
+        directory: where the files go; records in trainer.default_root_dir by default.
+        run: name of the run in every row; the name of trainer.default_root_dir by default.
+
+    Attributes:
+        resume: set to True before fit where records of a killed run may be there, even if it left no checkpoint.
+    """
+
+    def __init__(self, directory: str | None = None, run: str | None = None) -> None:
+        self.directory, self.run = directory, run
+        self.resume = False
+        self._opened = False
+        self._wrote = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """Refuse another run's records before anything is generated."""
+        self._opened = False
+        # A second fit of the same Trainer goes on after records of its own; then the first batch decides.
+        if not self._wrote and not self._resumed(trainer):
+            self._refuse(trainer, first_step=0)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """At the first batch of a fit, make room for its step and those after it."""
+        if self._opened or not isinstance(batch, StepBatch):
+            return
+        if not self._resumed(trainer):
+            self._refuse(trainer, batch.step)
+        directory = self._directory(trainer)
+        if trainer.is_global_zero:
+            remove_leftovers(directory)
+            aside = set_aside(directory, batch.step)
+            if aside is not None:
+                rank_zero_warn(f"records of step {batch.step} and later, of a run that did not end, are in {aside}")
+        trainer.strategy.barrier("records")
+        self._opened = True
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Write the step's file."""
+        if not isinstance(batch, StepBatch):
+            return
+        run = self.run or Path(trainer.default_root_dir).resolve().name
+        name = file_name(batch.step, trainer.global_rank, trainer.world_size)
+        write_atomic(batch_table(batch, run, trainer.global_rank), self._directory(trainer) / name)
+        self._wrote = True
+
+    def _resumed(self, trainer: Trainer) -> bool:
+        return self.resume or trainer.ckpt_path is not None
+
+    def _directory(self, trainer: Trainer) -> Path:
+        return Path(self.directory) if self.directory else Path(trainer.default_root_dir) / "records"
+
+    def _refuse(self, trainer: Trainer, first_step: int) -> None:
+        files = [file for file in record_files(self._directory(trainer)) if file.step >= first_step]
+        if files:
+            raise ConfigError(
+                f"{len(files)} record files of step {first_step} or later",
+                "none: the directory already holds records",
+                str(self._directory(trainer)),
+                "resume with --ckpt_path last or choose another --trainer.default_root_dir",
+            )

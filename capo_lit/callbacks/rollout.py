@@ -1,0 +1,136 @@
+"""Fills a batch with rollouts: syncs stale weights into the engine, samples, verifies."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.utilities import rank_zero_info
+
+from capo_lit.batch import StepBatch
+from capo_lit.callbacks.rollout_metrics import rollout_metrics
+from capo_lit.engines.base import Engine, Sampling, SyncsWeights
+from capo_lit.errors import ConfigError
+from capo_lit.policy import PolicyModule
+from capo_lit.rollouts import Draw, probe_gap, stream_rollouts
+from capo_lit.seeding import derive_seed
+from capo_lit.verifier import Verifier
+
+
+class RolloutCallback(Callback):
+    """Samples g rollouts per prompt before each training step, and k samples plus a greedy one for evaluation.
+
+    Args:
+        engine: what generates; it must be able to take the policy's weights.
+        verifier: what says whether an answer is right.
+        group_size: g, rollouts per prompt.
+        sampling: how training rollouts are drawn.
+        eval_samples: k, samples per problem in validation and test, for avg@k and pass@k.
+        eval_sampling: how they are drawn; each problem is also answered once at temperature 0.
+        max_probe_gap: largest mean |engine - trainer| logprob tolerated after the first weight push; null takes 1e-3
+            where both compute in fp32 and 0.15 elsewhere.
+        seed: of the run.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        verifier: Verifier,
+        group_size: int = 8,
+        sampling: Sampling = Sampling(),
+        eval_samples: int = 8,
+        eval_sampling: Sampling = Sampling(),
+        max_probe_gap: float | None = None,
+        seed: int = 0,
+    ) -> None:
+        if sampling.temperature == 0:
+            raise ConfigError(
+                "temperature 0",
+                "a temperature > 0, since greedy groups are identical",
+                change="--rollout.sampling.temperature",
+            )
+        if group_size < 2:
+            raise ConfigError(
+                f"group_size {group_size}", "at least 2 rollouts per prompt", change="--rollout.group_size"
+            )
+        self.engine, self.verifier, self.seed = engine, verifier, seed
+        self.group_size, self.sampling = group_size, sampling
+        self.eval_samples, self.eval_sampling = eval_samples, eval_sampling
+        self.max_probe_gap = max_probe_gap
+        self._probed = False
+        self._sync_s = 0.0
+
+    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        """Refuse combinations that would train on wrong numbers, before anything is generated."""
+        if not isinstance(self.engine, SyncsWeights):
+            raise ConfigError(
+                f"engine {type(self.engine).__name__}, whose weights cannot follow the policy's",
+                "an engine that syncs weights (VLLMEngine, HFEngine)",
+                change="--rollout.engine",
+            )
+        cap = getattr(getattr(pl_module, "loss", None), "importance_cap", None)
+        if stage == "fit" and cap is not None and self.sampling.truncates:
+            raise ConfigError(
+                f"sampling with top_p {self.sampling.top_p} and top_k {self.sampling.top_k} while the importance "
+                "correction is on: the engine's probabilities are renormalised, and every ratio would be biased",
+                "top_p 1 and top_k 0",
+                change="--rollout.sampling, or --model.loss.importance_cap null",
+            )
+        pl_module.setup_evaluation(self.eval_samples)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Start the rollouts of a step; they finish while the next reader draws them from the batch."""
+        if not isinstance(batch, StepBatch):  # a supervised batch has its responses already
+            return
+        self._sync(pl_module, batch)
+        draws = self._draws(batch, self.group_size, self.sampling, ("rollout", batch.step))
+        batch.set_rollouts(stream_rollouts(self.engine, self.verifier, draws), self.sampling)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Log what was sampled."""
+        if isinstance(batch, StepBatch):
+            values = rollout_metrics(batch.require_rollouts(), batch.rollout_seconds)
+            pl_module.log_metrics({**values, "time/sync_s": self._sync_s}, len(batch))
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: Any, batch: StepBatch, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Sample k rollouts and a greedy one for every problem, with seeds that are the same at every evaluation."""
+        self._sync(pl_module, batch)
+        draws = self._draws(batch, self.eval_samples, self.eval_sampling, ("eval",))
+        greedy = Sampling(temperature=0.0, max_tokens=self.eval_sampling.max_tokens)
+        draws += [
+            Draw(len(draws) + group, group, self.eval_samples, prompt, greedy, 0)
+            for group, prompt in enumerate(batch.prompts)
+        ]
+        batch.set_rollouts(stream_rollouts(self.engine, self.verifier, draws), self.eval_sampling)
+
+    on_test_batch_start = on_validation_batch_start
+
+    def teardown(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        """Stop the verifier's processes. The engine stays: it is built once per process."""
+        self.verifier.close()
+
+    def _draws(self, batch: StepBatch, samples: int, sampling: Sampling, purpose: Sequence[int | str]) -> list[Draw]:
+        return [
+            Draw(
+                group * samples + sample,
+                group,
+                sample,
+                prompt,
+                sampling,
+                derive_seed(self.seed, *purpose, prompt.uid, sample),
+            )
+            for group, prompt in enumerate(batch.prompts)
+            for sample in range(samples)
+        ]
+
+    def _sync(self, pl_module: PolicyModule, batch: StepBatch) -> None:
+        started = time.perf_counter()
+        if self.engine.version != pl_module.version:
+            self.engine.load_weights(pl_module.engine_weights(), pl_module.version)  # type: ignore[attr-defined]
+        if not self._probed:
+            gap = probe_gap(self.engine, pl_module, batch.prompts[0], self.max_probe_gap)
+            rank_zero_info(f"engine and trainer agree: mean |logprob difference| {gap:.1e} on a probe")
+            self._probed = True
+        self._sync_s = time.perf_counter() - started

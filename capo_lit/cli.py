@@ -1,0 +1,78 @@
+"""The `capo` command. Nothing heavy is imported before a subcommand asks for it."""
+
+import os
+import sys
+from collections.abc import Sequence
+
+_USAGE = """usage: capo COMMAND [--help] [--config FILE.yaml] [OPTIONS]
+
+Credit Assignment Policy Optimization: reinforcement learning with verifiable rewards, in which a judge names the
+wrong steps of each sampled solution and only their tokens lose reward.
+
+training and evaluation (Lightning CLI; `capo fit --help` lists every setting):
+  fit        train a policy: capo fit --config configs/quickstart_capo.yaml
+             resume a killed run: the same command with --ckpt_path last
+  validate   avg@k, pass@k and greedy accuracy on the validation prompts
+  test       the same on the test prompts
+  predict    sample solutions of the test prompts and write them as records
+
+tools:
+  verify     outcomes of a file of answers: capo verify FILE.jsonl (rows {gold, prediction})
+  prepare    make a model that no hub is needed for: capo prepare arithmetic | smollm2
+  quickstart train the built-in arithmetic task from nothing, CAPO against GRPO, and print the table
+
+environment:
+  CAPO_DEBUG=1   full tracebacks instead of one-line errors
+  HF_HUB_OFFLINE=1   never ask a model hub
+"""
+_TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the `capo` command.
+
+    Args:
+        argv: arguments after the program's name; the process's own by default.
+
+    Returns:
+        The exit status.
+    """
+    args = list(sys.argv[1:] if argv is None else argv)
+    if not args or args[0] in ("-h", "--help", "help"):
+        sys.stdout.write(_USAGE)
+        return 0
+    from capo_lit.errors import CapoError
+
+    try:
+        return _dispatch(args[0], args[1:])
+    except CapoError as error:
+        if os.environ.get("CAPO_DEBUG"):
+            raise
+        sys.stderr.write(f"capo: {type(error).__name__}: {error}\n")
+        return 1
+
+
+def _dispatch(command: str, rest: list[str]) -> int:
+    if command in _TRAINER_COMMANDS:
+        from capo_lit.lightning_cli import build
+
+        build([command, *rest])
+        return 0
+    if command == "verify":
+        from capo_lit.verify_cli import main as verify
+
+        return verify(rest)
+    if command == "prepare":
+        from capo_lit.prepare import main as prepare
+
+        return prepare(rest)
+    if command == "quickstart":
+        from capo_lit.quickstart import main as quickstart
+
+        return quickstart(rest)
+    sys.stderr.write(f"capo: unknown command {command!r}; `capo --help` lists the commands\n")
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,111 @@
+"""From a filled StepBatch to padded tensors: the one place where ragged facts become rows."""
+
+from dataclasses import dataclass
+
+import torch
+
+from capo_lit.batch import Rollout, StepBatch, pad_rows
+from capo_lit.core.credit import advantages, token_rewards
+from capo_lit.core.steps import token_steps
+from capo_lit.settings import CreditConfig
+
+
+@dataclass(frozen=True)
+class CreditRows:
+    """One row per rollout, right-padded to the longest response; all tensors on the CPU.
+
+    Attributes:
+        rollouts: n rollouts in row order.
+        lengths: n; tokens of prompt and response together.
+        mask: (n, t) bool; True on generated tokens of rollouts with a known outcome.
+        step_of_token: (n, t) int64; -1 on special tokens and padding.
+        token_rewards: (n, t) float32; 0 outside the mask.
+        advantages: (n, t) float32; 0 outside the mask.
+        engine_logprobs: (n, t) float32, or None if the engine gives none.
+        temperature: that the rollouts were sampled at.
+        max_tokens: longest response that could have been sampled, or None if not known.
+    """
+
+    rollouts: tuple[Rollout, ...]
+    lengths: list[int]
+    mask: torch.Tensor
+    step_of_token: torch.Tensor
+    token_rewards: torch.Tensor
+    advantages: torch.Tensor
+    engine_logprobs: torch.Tensor | None
+    temperature: float
+    max_tokens: int | None
+
+
+def assign_credit(batch: StepBatch, config: CreditConfig) -> CreditRows:
+    """Token rewards and advantages of a batch.
+
+    A rollout whose outcome is unknown keeps its row and leaves the mask, so it is in nobody's mean and in no loss.
+
+    Raises:
+        BatchError: if rollouts are missing, or verdicts are and w_process > 0.
+    """
+    rollouts = batch.require_rollouts()
+    if config.w_process > 0:
+        batch.require_verdicts()
+    ids = [rollout.completion.ids for rollout in rollouts]
+    generated = pad_rows([[1] * len(row) for row in ids], 0, torch.bool)
+    outcome = torch.tensor([_number(rollout.outcome) for rollout in rollouts])
+    mask = generated & ~outcome.isnan()[:, None]
+    steps, step_error = _steps_and_errors(batch, rollouts, generated.shape[1])
+    rewards = token_rewards(outcome, step_error, config.w_whole, config.w_process)
+    rewards = torch.where(mask, rewards, 0.0)
+    group = torch.tensor([rollout.group for rollout in rollouts])
+    credit = advantages(
+        rewards,
+        mask,
+        group,
+        estimator=config.estimator,
+        process=torch.where(mask, -step_error * config.w_process, 0.0),
+        std_floor=config.std_floor,
+        max_abs_advantage=config.max_abs_advantage,
+    )
+    engine = None
+    if all(rollout.completion.logprobs is not None for rollout in rollouts):
+        engine = pad_rows([rollout.completion.logprobs or () for rollout in rollouts], 0.0, torch.float32)
+    return CreditRows(
+        rollouts=rollouts,
+        lengths=[len(rollout.prompt.ids) + len(rollout.completion.ids) for rollout in rollouts],
+        mask=mask,
+        step_of_token=steps,
+        token_rewards=rewards,
+        advantages=credit,
+        engine_logprobs=engine,
+        temperature=batch.sampling.temperature if batch.sampling else 1.0,
+        max_tokens=batch.sampling.max_tokens if batch.sampling else None,
+    )
+
+
+def credit_metrics(rows: CreditRows) -> dict[str, float]:
+    """The reward/ family: judged on token advantages after voting, never on outcomes alone."""
+    group = torch.tensor([rollout.group for rollout in rows.rollouts])
+    silent = [not bool(rows.advantages[group == index].any()) for index in group.unique()]
+    tokens = rows.mask.sum().clamp(min=1)
+    return {
+        "reward/token_mean": float(rows.token_rewards.sum() / tokens),
+        "reward/zero_std_group_frac": sum(silent) / len(silent),
+        "reward/adv_abs_max": float(rows.advantages.abs().max()),
+    }
+
+
+def _steps_and_errors(batch: StepBatch, rollouts: tuple[Rollout, ...], width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(n, t) step indices and (n, t) step errors; -1 and 0 where a token belongs to no step or nobody judged."""
+    if not batch.has_verdicts:
+        shape = (len(rollouts), width)
+        return torch.full(shape, -1), torch.zeros(shape)
+    step_rows, error_rows = [], []
+    for item in batch.require_verdicts():
+        completion = item.rollout.completion
+        steps = token_steps(list(completion.pieces), list(item.spans), completion.special)
+        step_rows.append(steps)
+        error_rows.append([item.verdict.step_error[step] if step >= 0 else 0.0 for step in steps])
+    return pad_rows(step_rows, -1, torch.long, width), pad_rows(error_rows, 0.0, torch.float32, width)
+
+
+def _number(outcome: float | None) -> float:
+    return float("nan") if outcome is None else outcome

@@ -1,0 +1,39 @@
+"""Reads what runs logged: curves of metrics over optimizer steps."""
+
+import csv
+from collections import defaultdict
+from pathlib import Path
+
+from capo_lit.errors import DataError
+
+Curve = dict[int, float]
+
+
+def read_curves(root: Path) -> dict[str, Curve]:
+    """Metrics of a run by name, each as {step: value}.
+
+    A resumed run has one CSV file per start; where two have the same step, the later start counts.
+
+    Args:
+        root: the run's trainer.default_root_dir.
+
+    Raises:
+        DataError: if the run logged nothing there.
+    """
+    files = sorted((root / "csv").glob("version_*/metrics.csv"), key=lambda path: int(path.parent.name.split("_")[1]))
+    if not files:
+        raise DataError(
+            "no csv/version_*/metrics.csv",
+            "the logs of a run",
+            str(root),
+            "trainer.logger (leave it unset), or the path",
+        )
+    curves: dict[str, Curve] = defaultdict(dict)
+    for file in files:
+        with file.open(newline="") as lines:
+            for row in csv.DictReader(lines):
+                step = int(row["step"])
+                for name, value in row.items():
+                    if name not in ("step", "epoch") and value:
+                        curves[name][step] = float(value)
+    return dict(curves)

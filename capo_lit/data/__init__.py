@@ -1,0 +1,1 @@
+"""Where prompts come from: sources, rendering, loaders and the two DataModules."""

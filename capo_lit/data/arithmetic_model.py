@@ -1,0 +1,154 @@
+"""The vocabulary of the built-in arithmetic, and a random small Llama that speaks it."""
+
+import json
+import math
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from capo_lit.data.arithmetic import BOX, MAX_VALUE, SEPARATOR
+from capo_lit.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerFast
+
+PAD, BOS, EOS = "<pad>", "<s>", "</s>"
+# The box opens together with its blank line: as separate tokens, the copy into the box is the last thing learnt.
+WORDS = (*(str(value) for value in range(MAX_VALUE + 1)), "+", "-", "=", "?", SEPARATOR, SEPARATOR + BOX, "}")
+MAX_LENGTH = 256
+_HEAD = 64
+_RECORD = "initial_model.json"
+_PIECES = r"\n\n\\boxed\{|\n\n|[0-9]+|."
+
+
+def build_tokenizer() -> "PreTrainedTokenizerFast":
+    """The task's tokenizer: one token per number, sign and separator; 31 in all, none for unknown text.
+
+    Returns:
+        A fast tokenizer that adds no special tokens; decoding inserts no spaces. Text outside the task raises.
+    """
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {word: index for index, word in enumerate((PAD, BOS, EOS, *WORDS))}
+    backend = Tokenizer(models.WordLevel(vocabulary))
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex(_PIECES), behavior="isolated")
+    backend.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token=PAD,
+        bos_token=BOS,
+        eos_token=EOS,
+        clean_up_tokenization_spaces=False,
+        padding_side="left",
+        model_max_length=MAX_LENGTH,
+    )
+
+
+def write_initial_model(
+    path: str | Path, seed: int = 0, hidden: int = 128, layers: int = 2, init_std: float = 0.08
+) -> Path:
+    """Write a random small Llama and the task's tokenizer, in the Hugging Face format.
+
+    Heads are 64 wide, the MLP is three times as wide as the model, the embeddings are tied. Numbers start as sinusoids
+    of their value. The folder appears whole or not at all, and one that holds this very model is left as it is.
+
+    Args:
+        path: the folder to write.
+        seed: of the weights.
+        hidden: width, a multiple of 64.
+        layers: number of transformer blocks.
+        init_std: standard deviation of the initial weights.
+
+    Returns:
+        `path`.
+
+    Raises:
+        ConfigError: if `hidden` is no multiple of 64.
+        DataError: if `path` holds something else.
+    """
+    if hidden < _HEAD or hidden % _HEAD:
+        raise ConfigError(f"hidden {hidden}", f"a multiple of {_HEAD}", "write_initial_model", "hidden")
+    path = Path(path)
+    settings = {"seed": seed, "hidden": hidden, "layers": layers, "init_std": init_std}
+    if not _holds(path, settings):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as parent:
+            folder = Path(parent) / "model"
+            _save(folder, settings)
+            _publish(folder, path, settings)
+    return path
+
+
+def _holds(path: Path, settings: dict[str, int | float]) -> bool:
+    """Whether `path` holds the model of these settings already."""
+    if not path.exists():
+        return False
+    record = path / _RECORD
+    found = json.loads(record.read_text()) if record.is_file() else None
+    if found != settings:
+        raise DataError(
+            f"settings {found}" if found else "a path without a record of settings",
+            f"the initial model with {settings}, or nothing",
+            str(path),
+            "the path, or remove what is there",
+        )
+    return True
+
+
+def _publish(folder: Path, path: Path, settings: dict[str, int | float]) -> None:
+    """Move a finished folder to its place; another process may have been first with the same model."""
+    try:
+        folder.rename(path)
+    except OSError:
+        if not _holds(path, settings):
+            raise
+
+
+def _save(folder: Path, settings: dict[str, int | float]) -> None:
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tokenizer = build_tokenizer()
+    hidden = int(settings["hidden"])
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=hidden,
+        intermediate_size=3 * hidden,
+        num_hidden_layers=int(settings["layers"]),
+        num_attention_heads=hidden // _HEAD,
+        num_key_value_heads=hidden // _HEAD,
+        head_dim=_HEAD,
+        max_position_embeddings=MAX_LENGTH,
+        initializer_range=float(settings["init_std"]),
+        tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(settings["seed"]))
+        model = LlamaForCausalLM(config)
+    numbers = tokenizer.convert_tokens_to_ids([str(value) for value in range(MAX_VALUE + 1)])
+    with torch.no_grad():
+        model.model.embed_tokens.weight[numbers] = _sinusoids(hidden, config.initializer_range)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (folder / _RECORD).write_text(json.dumps(settings))
+
+
+def _sinusoids(hidden: int, std: float) -> "torch.Tensor":
+    """Embeddings of 0..MAX_VALUE: std * sqrt(2) * (cos, sin)(2 pi value / period), periods from 2 to 2 * MAX_VALUE.
+
+    From a random start, that 7 and 8 are neighbours is learnt late and by a sudden jump, after hundreds of steps that
+    depend on the seed.
+
+    Returns:
+        (MAX_VALUE + 1, hidden) float32, with root mean square `std`.
+    """
+    import torch
+
+    periods = torch.logspace(math.log10(2), math.log10(2 * MAX_VALUE), hidden // 2)
+    angles = 2 * math.pi * torch.arange(MAX_VALUE + 1)[:, None] / periods
+    return std * math.sqrt(2) * torch.cat([angles.cos(), angles.sin()], dim=1)

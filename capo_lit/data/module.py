@@ -1,0 +1,181 @@
+"""The DataModules' common part, and PromptDataModule for reinforcement learning."""
+
+import logging
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeVar
+
+from lightning.pytorch import LightningDataModule
+
+from capo_lit.batch import Prompt, StepBatch
+from capo_lit.data.loader import PromptLoader
+from capo_lit.data.render import PromptTemplate, Renderer
+from capo_lit.data.sources import Problem, PromptSource
+from capo_lit.errors import ConfigError, DataError
+
+log = logging.getLogger(__name__)
+Item = TypeVar("Item")
+CHAT = PromptTemplate()
+SPLITS = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("test",)}
+
+
+class RenderedData(LightningDataModule, Generic[Item]):
+    """Loads sources, renders them once, drops what is too long, and makes the loaders.
+
+    Attributes:
+        dropped: uids of the problems that were too long, by split.
+    """
+
+    def __init__(
+        self,
+        sources: dict[str, PromptSource | None],
+        tokenizer: str,
+        template: PromptTemplate,
+        batch_sizes: tuple[int, int],
+        max_tokens: int,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        if max_tokens < 1:
+            raise ConfigError(f"a limit of {max_tokens} tokens", "an integer >= 1", type(self).__name__)
+        self._sources, self._tokenizer, self._template = sources, tokenizer, template
+        self._batch_sizes, self._max_tokens, self._seed = batch_sizes, max_tokens, seed
+        self._renderer: Renderer | None = None
+        self._train: list[tuple[str, Item]] = []
+        self._prompts: dict[str, list[tuple[str, Prompt]]] = {}
+        self.dropped: dict[str, list[str]] = {}
+
+    @abstractmethod
+    def render_train(self, problem: Problem, renderer: Renderer) -> tuple[Item, int]:
+        """The training item of a problem and its length, tokens."""
+
+    @abstractmethod
+    def collate_train(self, items: Sequence[Item], step: int) -> Any:
+        """The training batch of a step."""
+
+    def setup(self, stage: str) -> None:
+        """Load and render the sources that a stage needs; what is there already is kept."""
+        for split in SPLITS[stage]:
+            source = self._sources.get(split)
+            if source is None or split in self.dropped:
+                continue
+            if split == "train":
+                self._train = self._rendered(split, source, self.render_train)
+            else:
+                self._prompts[split] = self._rendered(split, source, render_prompt)
+
+    def train_dataloader(self) -> PromptLoader[Item, Any]:
+        """Shuffled, resumable; drops the last incomplete batch."""
+        return self._loader(self._train, self.collate_train, self._batch_sizes[0], self._seed)
+
+    def val_dataloader(self) -> Any:
+        """In order, every prompt once; an empty list if there is no such source."""
+        return self._prompt_loader("val")
+
+    def test_dataloader(self) -> Any:
+        """As val_dataloader."""
+        return self._prompt_loader("test")
+
+    def predict_dataloader(self) -> Any:
+        """The test split."""
+        return self._prompt_loader("test")
+
+    def _prompt_loader(self, split: str) -> Any:
+        prompts = self._prompts.get(split)
+        return self._loader(prompts, StepBatch, self._batch_sizes[1], None) if prompts else []
+
+    def _loader(
+        self, named: list[tuple[str, Any]], collate: Callable[[Sequence[Any], int], Any], size: int, seed: int | None
+    ) -> PromptLoader[Any, Any]:
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        items, keys = [item for _, item in named], [uid for uid, _ in named]
+        return PromptLoader(items, keys, collate, size, seed, rank, world)
+
+    def _rendered(
+        self, split: str, source: PromptSource, render: Callable[[Problem, Renderer], tuple[Any, int]]
+    ) -> list[tuple[str, Any]]:
+        renderer = self._get_renderer()
+        kept: list[tuple[str, Any]] = []
+        dropped: list[str] = []
+        for problem in source.load():
+            item, tokens = render(problem, renderer)
+            if tokens > self._max_tokens:
+                dropped.append(problem.uid)
+            else:
+                kept.append((problem.uid, item))
+        self.dropped[split] = dropped
+        if dropped:
+            more = ", ..." if len(dropped) > 10 else ""
+            log.warning(
+                "%s: dropped %d of %d rows longer than %d tokens: %s%s",
+                split, len(dropped), len(dropped) + len(kept), self._max_tokens, ", ".join(dropped[:10]), more,
+            )  # fmt: skip
+        if not kept:
+            raise DataError(
+                f"{len(dropped)} rows, all longer than {self._max_tokens} tokens", "some that fit", split, "the limit"
+            )
+        return kept
+
+    def _get_renderer(self) -> Renderer:
+        if self._renderer is None:
+            from transformers import AutoTokenizer
+
+            try:
+                tokenizer = AutoTokenizer.from_pretrained(self._tokenizer, trust_remote_code=False)
+            except (OSError, ValueError) as error:
+                reason = str(error).splitlines()[0]
+                raise ConfigError(
+                    f"no tokenizer at '{self._tokenizer}' ({reason})", "a local path or hub id", change="tokenizer"
+                ) from error
+            self._renderer = Renderer(tokenizer, self._template)
+        return self._renderer
+
+
+def render_prompt(problem: Problem, renderer: Renderer) -> tuple[Prompt, int]:
+    """The Prompt of a problem and its length, tokens.
+
+    Raises:
+        DataError: if the problem has no answer.
+    """
+    if not problem.answer.strip():
+        raise DataError("no answer", "a gold answer for every problem", f"problem '{problem.uid}'", "fields.answer")
+    ids = renderer.prompt(problem.problem)
+    return Prompt(problem.uid, problem.problem, ids, problem.answer, problem.reference), len(ids)
+
+
+class PromptDataModule(RenderedData[Prompt]):
+    """Prompts for reinforcement learning: each step one StepBatch.
+
+    Args:
+        train: where the training problems come from.
+        val: problems for validation; null for none.
+        test: problems for `capo test` and `capo predict`; null for none.
+        tokenizer: the policy's, by local path or hub id.
+        template: how a problem becomes a prompt.
+        prompts_per_step: b, prompts of one step over all processes.
+        val_batch_size: prompts of one validation batch over all processes.
+        max_prompt_tokens: longer prompts are dropped, counted and named in a warning; none is cut.
+        seed: of the shuffling.
+    """
+
+    def __init__(  # noqa: PLR0913  (they are the data's settings, one flag each)
+        self,
+        train: PromptSource,
+        tokenizer: str,
+        val: PromptSource | None = None,
+        test: PromptSource | None = None,
+        template: PromptTemplate = CHAT,
+        prompts_per_step: int = 8,
+        val_batch_size: int = 64,
+        max_prompt_tokens: int = 1024,
+        seed: int = 0,
+    ) -> None:
+        sources = {"train": train, "val": val, "test": test}
+        sizes = (prompts_per_step, val_batch_size)
+        super().__init__(sources, tokenizer, template, sizes, max_prompt_tokens, seed)
+
+    def render_train(self, problem: Problem, renderer: Renderer) -> tuple[Prompt, int]:
+        return render_prompt(problem, renderer)
+
+    def collate_train(self, items: Sequence[Prompt], step: int) -> StepBatch:
+        return StepBatch(items, step)

@@ -1,0 +1,263 @@
+"""vLLM in this process: rollouts that share their prompt's cache, weights replaced in place, sleep on GPUs."""
+
+import os
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from capo_lit.engines.base import Request, Sampling
+from capo_lit.engines.fence import process_fence, random_fence
+from capo_lit.engines.queue import Generated, LocalEngine, ParameterNames
+from capo_lit.errors import ConfigError, EngineError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+    from vllm import LLM, RequestOutput, SamplingParams
+
+# Shutting one engine down tears down the process groups that all of them use, and so would its collection as garbage:
+# every engine is held here until it is closed, and only the last one to close takes the groups with it.
+_OPEN: "list[LLM]" = []
+
+# Smaller blocks share more of a prompt between its rollouts; vLLM's default of 128 on CPU shares nothing below 128.
+_CPU_BLOCK = 32
+
+
+class VLLMEngine(LocalEngine):
+    """An engine over vLLM, in this process, on CPU and GPU alike; vLLM is imported and started at first use.
+
+    Logprobs are those of the distribution that was sampled from (temperature and truncation applied); at temperature
+    0, those at temperature 1. Random states, threads and environment of the process are left as they were.
+
+    Two limits come from vLLM: on CPU a head size of 16 cannot run, and torch.distributed is initialised, with this
+    process alone, unless the trainer has done so before.
+
+    Args:
+        model: directory or hub id of a Hugging Face causal LM.
+        tokenizer: directory or hub id, if it is not the model's.
+        dtype: "auto" takes the checkpoint's.
+        max_model_len: longest prompt and response together, tokens.
+        max_num_seqs: requests that generate at the same time; more wait.
+        kv_cache_gib: key-value cache, GiB; CPU only.
+        gpu_memory_utilization: share of the GPU's memory for weights and cache, in (0, 1]; GPU only.
+        enforce_eager: no compilation; None is True on CPU (where it takes a minute and gains nothing) and False on GPU.
+        sleep: give the GPU's memory to the trainer while no request is in flight; ignored on CPU.
+        stop: strings that end a response; the string that was found stays in the text.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        tokenizer: str | None = None,
+        dtype: Literal["auto", "float32", "bfloat16"] = "auto",
+        max_model_len: int = 4096,
+        max_num_seqs: int = 64,
+        kv_cache_gib: float = 0.5,
+        gpu_memory_utilization: float = 0.4,
+        enforce_eager: bool | None = None,
+        sleep: bool = True,
+        stop: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__(f"vllm engine {model}")
+        checks = (
+            (max_model_len >= 2, f"max_model_len {max_model_len}", "an integer >= 2", "max_model_len"),
+            (max_num_seqs >= 1, f"max_num_seqs {max_num_seqs}", "an integer >= 1", "max_num_seqs"),
+            (kv_cache_gib > 0, f"kv_cache_gib {kv_cache_gib}", "a number > 0", "kv_cache_gib"),
+            (0 < gpu_memory_utilization <= 1, f"{gpu_memory_utilization}", "in (0, 1]", "gpu_memory_utilization"),
+        )
+        for holds, got, expected, setting in checks:
+            if not holds:
+                raise ConfigError(got, expected, self._name, f"the engine's {setting}")
+        self.model = model
+        self.stop = tuple(stop)
+        self._arguments = {
+            "model": model,
+            "tokenizer": tokenizer or model,
+            "dtype": dtype,
+            "max_model_len": max_model_len,
+            "max_num_seqs": max_num_seqs,
+        }
+        self._kv_cache_gib, self._gpu_share = kv_cache_gib, gpu_memory_utilization
+        self._enforce_eager, self._wants_sleep = enforce_eager, sleep
+        self._llm: LLM | None = None
+        self._tokenizer: PreTrainedTokenizerBase | None = None
+        self._names: ParameterNames | None = None
+        self._internal: dict[str, str] = {}
+        self._cpu = self._asleep = False
+        self.prompt_tokens = 0
+        """Prompt tokens of all finished requests."""
+        self.cached_tokens = 0
+        """Those of them that were taken from the prefix cache instead of being computed."""
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """Compute dtype of the weights; None with dtype "auto" before the start."""
+        if self._llm is not None:
+            dtype = self._llm.llm_engine.model_config.dtype
+            return dtype if isinstance(dtype, torch.dtype) else None
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(str(self._arguments["dtype"]))
+
+    @property
+    def tokenizer(self) -> "PreTrainedTokenizerBase":
+        """The model's tokenizer, as transformers loads it."""
+        if self._tokenizer is None:
+            from transformers import AutoTokenizer
+
+            self._tokenizer = AutoTokenizer.from_pretrained(self._arguments["tokenizer"])
+        return self._tokenizer
+
+    def close(self) -> None:
+        """Give back the model's memory; with the last open engine, also vLLM's process groups."""
+        with self._lock:
+            self._fail_all(RuntimeError("the engine was closed"))
+            llm, self._llm, self._started, self._version = self._llm, None, False, None
+            if llm is None:
+                return
+            _OPEN.remove(llm)
+            client = llm.llm_engine.engine_core
+            if _OPEN:
+                client._finalizer.detach()
+                client.engine_core.model_executor.shutdown()
+            else:
+                client.shutdown()
+
+    @property
+    def _running(self) -> "LLM":
+        if self._llm is None:
+            raise EngineError("an engine that was not started, or was closed", "a running engine", self._name)
+        return self._llm
+
+    def _start(self) -> None:
+        # In this process, or weights could not be handed over by reference. Read when the engine is built.
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+        for name, value in (("VLLM_NO_USAGE_STATS", "1"), ("DO_NOT_TRACK", "1"), ("VLLM_LOGGING_LEVEL", "ERROR")):
+            os.environ.setdefault(name, value)
+        with process_fence():
+            try:
+                from vllm import LLM
+                from vllm.platforms import current_platform
+            except ImportError as error:
+                raise EngineError(
+                    f"no vllm ({error})",
+                    "vllm installed",
+                    self._name,
+                    "pip install 'capo_lit[vllm]' (GPU) or 'capo_lit[cpu]', or take capo_lit.engines.hf.HFEngine",
+                ) from error
+            self._cpu = bool(current_platform.is_cpu())
+            try:
+                self._llm = LLM(**self._arguments, **self._platform_arguments())
+            except (ValueError, RuntimeError, OSError) as error:
+                raise EngineError(f"a vLLM that does not start: {error}", "a running engine", self._name) from error
+        _OPEN.append(self._llm)
+
+    def _platform_arguments(self) -> dict[str, Any]:
+        common: dict[str, Any] = {
+            "seed": 0,
+            "enable_prefix_caching": True,
+            "logprobs_mode": "processed_logprobs",
+            "disable_log_stats": True,
+            "use_tqdm_on_load": False,
+            "enforce_eager": self._cpu if self._enforce_eager is None else self._enforce_eager,
+        }
+        if self._cpu:
+            return common | {"block_size": _CPU_BLOCK, "kv_cache_memory_bytes": int(self._kv_cache_gib * 2**30)}
+        return common | {"gpu_memory_utilization": self._gpu_share, "enable_sleep_mode": self._wants_sleep}
+
+    def _context(self) -> int:
+        return int(self._running.llm_engine.model_config.max_model_len)
+
+    def _params(self, sampling: Sampling, seed: int) -> "SamplingParams":
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        return SamplingParams(
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            max_tokens=sampling.max_tokens,
+            seed=seed,
+            stop=list(self.stop),
+            # vLLM needs the text only to look for stop strings; ours comes from the ids.
+            detokenize=bool(self.stop),
+            logprobs=0,
+            flat_logprobs=True,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+
+    def _admit(self, request: Request, ids: tuple[int, ...]) -> None:
+        from vllm.exceptions import VLLMError
+
+        self._wake()
+        engine, prompt = self._running.llm_engine, {"prompt_token_ids": list(ids)}
+        try:
+            with random_fence():
+                params = self._params(request.sampling, request.seed)
+                self._internal[request.request_id] = engine.add_request(request.request_id, prompt, params)
+        except (VLLMError, ValueError, TypeError) as error:
+            where = f"{self._name}, request {request.request_id!r}"
+            raise EngineError(str(error), "a request that vLLM accepts", where) from error
+
+    def _abort(self, request_ids: list[str]) -> None:
+        internal = [self._internal.pop(request_id) for request_id in request_ids]
+        if self._llm is not None:
+            self._llm.llm_engine.abort_request(internal, internal=True)
+
+    def _advance(self) -> Iterable[Generated | tuple[str, EngineError]]:
+        with random_fence():
+            outputs = self._running.llm_engine.step()
+        return [self._collect(output) for output in outputs if output.finished]
+
+    def _collect(self, output: "RequestOutput") -> Generated | tuple[str, EngineError]:
+        request_id, answer = output.request_id, output.outputs[0]
+        del self._internal[request_id]
+        self.prompt_tokens += len(output.prompt_token_ids or ())
+        self.cached_tokens += output.num_cached_tokens or 0
+        ids, logprobs = tuple(answer.token_ids), tuple(answer.logprobs.logprobs)
+        if answer.finish_reason not in ("stop", "length") or len(ids) != len(logprobs):
+            got = f"finish_reason {answer.finish_reason!r} with {len(ids)} tokens and {len(logprobs)} logprobs"
+            return request_id, EngineError(got, "a finished response", f"{self._name}, request {request_id!r}")
+        return Generated(request_id, ids, logprobs, answer.finish_reason)
+
+    def _idle(self) -> None:
+        if self._wants_sleep and not self._cpu and self._llm is not None and not self._asleep:
+            self._llm.llm_engine.sleep(level=1)
+            self._asleep = True
+
+    def _wake(self) -> None:
+        if self._asleep:
+            self._running.llm_engine.wake_up()
+            self._asleep = False
+
+    def _parameter_names(self) -> ParameterNames:
+        if self._names is None:
+            from transformers import AutoModelForCausalLM
+
+            config = self._running.llm_engine.model_config.hf_config
+            with random_fence(), torch.device("meta"):
+                self._names = ParameterNames.of(AutoModelForCausalLM.from_config(config))
+        return self._names
+
+    def _replace(self, named_tensors: Iterator[tuple[str, torch.Tensor]]) -> None:
+        self._wake()
+        llm, dtype = self._running, self.dtype
+        # Cast here: vLLM would, with one warning per tensor.
+        cast = ((name, tensor.to(dtype) if tensor.is_floating_point() else tensor) for name, tensor in named_tensors)
+        with random_fence():
+            llm.collective_rpc("reload_weights", kwargs={"weights_iterator": cast})
+            if self._cpu:
+                llm.apply_model(_repack)
+            if not llm.reset_prefix_cache():
+                raise EngineError("a prefix cache that cannot be reset", "no request in flight", self._name)
+
+
+def _repack(model: torch.nn.Module) -> None:
+    """Build the packed copy of every CPU weight that was kept beside it anew.
+
+    Layers whose weight lives in the packed copy alone are packed again by the reload itself. A tied lm_head is not: no
+    tensor is loaded under its name, so without this it goes on answering with the old weights, silently.
+    """
+    from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
+
+    for layer in model.modules():
+        if hasattr(layer, "cpu_linear") and layer.weight.numel():
+            dispatch_cpu_unquantized_gemm(layer, remove_weight=False)

@@ -1,0 +1,119 @@
+"""The Lightning CLI of this project: which blocks a config has, and which values are linked."""
+
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+# LightningCLI calls names that jsonargparse has renamed; its notices are not the user's business.
+os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+from capo_lit.callbacks.checkpoint import AtomicCheckpointIO, RunCheckpoint, latest_checkpoint
+from capo_lit.callbacks.critique import CritiqueCallback
+from capo_lit.callbacks.export import ExportCallback
+from capo_lit.callbacks.progress import default_progress
+from capo_lit.callbacks.record import RecordCallback
+from capo_lit.callbacks.rollout import RolloutCallback
+from capo_lit.policy import PolicyModule
+
+_HARMLESS = (
+    ".*no pre-optimization state.*",
+    ".*does not have many workers.*",
+    ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
+    ".*Checkpoint directory .* exists and is not empty.*",
+)
+
+
+class CapoCLI(LightningCLI):
+    """Blocks `policy`, `seed_everything`, `model`, `data`, `rollout`, `critique`, `record`, `export`, `checkpoint`."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the callbacks that are always there, in the order in which they run, and the links."""
+        parser.add_argument(
+            "--policy", type=str, required=True, help="Directory or hub id of the policy, a Hugging Face causal LM."
+        )
+        parser.add_lightning_class_args(RolloutCallback, "rollout")
+        parser.add_lightning_class_args(CritiqueCallback, "critique")
+        parser.add_lightning_class_args(RecordCallback, "record")
+        parser.add_lightning_class_args(ExportCallback, "export")
+        parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
+        parser.add_argument(
+            "--validate_first", type=bool, default=False, help="Validate before the first step of a fit, as step 0."
+        )
+        for target in ("model.init_args.policy", "data.init_args.tokenizer", "rollout.engine.init_args.model"):
+            parser.link_arguments("policy", target)
+        for target in ("model.init_args.seed", "data.init_args.seed", "rollout.seed", "critique.seed"):
+            parser.link_arguments("seed_everything", target)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse a list or a dict. (Lightning's own warns when a list is given beside sys.argv, as `capo` does.)"""
+        self.config = parser.parse_object(args) if isinstance(args, dict) else parser.parse_args(args)
+
+    def _parse_ckpt_path(self) -> None:
+        """Keep the command line's settings: Lightning would put the checkpoint's over them."""
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Add loggers and a progress bar unless the config names its own, and write checkpoints atomically."""
+        config = self._get(self.config_init, "trainer", default={})
+        root = Path(config.get("default_root_dir") or "runs/default")
+        kwargs["default_root_dir"] = str(root)
+        if config.get("logger") in (None, True):
+            kwargs["logger"] = [CSVLogger(root, name="csv"), TensorBoardLogger(root, name="tensorboard")]
+        kwargs["plugins"] = [*_as_list(config.get("plugins")), AtomicCheckpointIO()]
+        if config.get("enable_progress_bar") is not False:
+            kwargs["callbacks"] = [*_as_list(config.get("callbacks")), default_progress()]
+            kwargs["enable_progress_bar"] = sys.stderr.isatty()
+        return super().instantiate_trainer(**kwargs)
+
+    def before_fit(self) -> None:
+        """Measure the policy that training starts from, unless the run is resumed."""
+        if self.config_init.fit.validate_first and self.config.fit.ckpt_path is None:
+            self.trainer.validate(self.model, self.datamodule, verbose=False)
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        kwargs = super()._prepare_subcommand_kwargs(subcommand)
+        if kwargs.get("ckpt_path") == "last":
+            directory = self._get(self.config_init, "checkpoint").dirpath
+            root = Path(directory or Path(self.trainer.default_root_dir) / "checkpoints")
+            kwargs["ckpt_path"] = latest_checkpoint(root)
+        if subcommand == "fit":
+            self._get(self.config_init, "record").resume = self.config.fit.ckpt_path is not None
+        return kwargs
+
+
+def build(args: Any, run: bool = True, **kwargs: Any) -> CapoCLI:
+    """Parse a config, build trainer, module and data, and run the subcommand.
+
+    Args:
+        args: a list of command line arguments, or a config as a dict.
+        run: false only builds: `cli = build(config, run=False)` gives cli.trainer, cli.model and cli.datamodule, and
+            the config then has no subcommand.
+        kwargs: passed on to LightningCLI.
+    """
+    for message in _HARMLESS:
+        warnings.filterwarnings("ignore", message)
+    return CapoCLI(
+        PolicyModule,
+        LightningDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        seed_everything_default=0,
+        save_config_kwargs={"overwrite": True},
+        auto_configure_optimizers=False,
+        load_from_checkpoint_support=False,
+        args=args,
+        run=run,
+        **kwargs,
+    )
+
+
+def _as_list(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]

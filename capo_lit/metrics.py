@@ -1,0 +1,146 @@
+"""Every metric name of the project, once, with its unit and meaning; nothing else may be logged.
+
+Unless a meaning says otherwise, a value is of one training step (one batch of rollouts), and the mean over
+data-parallel ranks.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from itertools import groupby
+
+from capo_lit.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class MetricSpec:
+    """One metric.
+
+    Attributes:
+        name: family/name, as loggers show it.
+        unit: of the value; "share" is a fraction in [0, 1].
+        meaning: what is counted over what, in one phrase.
+        prog_bar: whether the progress bar shows it.
+    """
+
+    name: str
+    unit: str
+    meaning: str
+    prog_bar: bool = False
+
+
+_REWARD = (
+    MetricSpec("reward/outcome_mean", "share", "right answers among rollouts with a known outcome", prog_bar=True),
+    MetricSpec("reward/token_mean", "reward", "token reward R, mean over all trained tokens"),
+    MetricSpec(
+        "reward/zero_std_group_frac", "share", "groups without signal: every token advantage is 0, after voting"
+    ),
+    MetricSpec("reward/outcome_unknown_frac", "share", "rollouts whose outcome is unknown (verifier timeout or crash)"),
+    MetricSpec("reward/adv_abs_max", "1", "largest absolute advantage of a token"),
+)
+_ROLLOUT = (
+    MetricSpec("rollout/length_mean", "tokens", "response length, end token included"),
+    MetricSpec("rollout/length_max", "tokens", "longest response"),
+    MetricSpec("rollout/truncated_frac", "share", "rollouts cut at max_tokens"),
+    MetricSpec("rollout/steps_mean", "steps", "steps per rollout; falling means the policy packs more into each"),
+    MetricSpec("rollout/tokens_per_step_mean", "tokens", "response tokens per step"),
+    MetricSpec("rollout/tokens_per_s", "tokens/s", "sampled tokens per second of rollout", prog_bar=True),
+)
+_CRITIQUE = (
+    MetricSpec("critique/wrong_step_frac", "share", "voted step error, mean over all steps", prog_bar=True),
+    MetricSpec("critique/vote_agreement", "share", "valid critiques on the larger side, mean over steps and rollouts"),
+    MetricSpec("critique/abstain_frac", "share", "critiques without a verdict, whatever the cause"),
+    MetricSpec("critique/parse_fail_frac", "share", "critiques whose reply holds no verdict that can be read"),
+    MetricSpec("critique/timeout_frac", "share", "critiques that missed their deadline"),
+    MetricSpec("critique/no_verdict_frac", "share", "rollouts with steps but no valid critique: no process penalty"),
+    MetricSpec("critique/judge_prompt_tokens", "tokens", "tokens the judge read, sum over critiques"),
+    MetricSpec("critique/judge_completion_tokens", "tokens", "tokens the judge wrote, sum over critiques"),
+)
+_POLICY = (
+    MetricSpec("policy/loss", "1", "the loss whose gradient was taken, mean over the step's updates"),
+    MetricSpec("policy/grad_norm", "1", "2-norm of the gradient before clipping, mean over the step's updates"),
+    MetricSpec("policy/lr", "1", "learning rate of the last update"),
+    MetricSpec("policy/entropy", "nats", "entropy of the next-token distribution, mean over tokens"),
+    MetricSpec("policy/clip_low_frac", "share", "tokens whose gradient the lower clip removed"),
+    MetricSpec("policy/clip_high_frac", "share", "tokens whose gradient the upper clip removed"),
+    MetricSpec("policy/ratio_mean", "1", "probability ratio of new to old policy, mean over tokens"),
+    MetricSpec("policy/approx_kl", "nats", "k3 estimate of the divergence between old and new policy"),
+    MetricSpec("policy/kl_ref", "nats", "k3 estimate of the divergence from the reference model; needs kl_coef > 0"),
+    MetricSpec("policy/engine_logp_gap", "nats", "absolute gap of engine and trainer logprobs, mean over tokens"),
+    MetricSpec("policy/engine_logp_gap_max", "nats", "absolute gap of engine and trainer logprobs, largest token"),
+    MetricSpec("policy/importance_mean", "1", "truncated importance weight (trainer over engine), mean over tokens"),
+    MetricSpec("policy/importance_capped_frac", "share", "tokens whose importance weight reached the cap"),
+    MetricSpec("policy/version", "updates", "optimizer steps that the weights have seen"),
+    MetricSpec("policy/pad_frac", "share", "padding among the tokens of the micro-batches"),
+    MetricSpec("policy/train_tokens_per_s", "tokens/s", "tokens per second of update, prompts included", prog_bar=True),
+)
+_TIME = (
+    MetricSpec("time/sync_s", "s", "pushing weights into the engine"),
+    MetricSpec("time/rollout_s", "s", "sampling and verifying"),
+    MetricSpec("time/critique_s", "s", "waiting for the judge, beyond the time of the rollouts", prog_bar=True),
+    MetricSpec("time/update_s", "s", "forward, backward and optimizer"),
+    MetricSpec("time/step_s", "s", "the whole training step"),
+)
+_SFT = (
+    MetricSpec("sft/loss", "nats", "negative logprob of the response tokens, mean over tokens", prog_bar=True),
+    MetricSpec("sft/tokens_per_s", "tokens/s", "tokens per second of update, prompts included", prog_bar=True),
+)
+# Over one whole evaluation and all ranks; without the stage's prefix.
+_EVALUATION = (
+    MetricSpec("avg_at_k", "share", "right answers among a problem's k samples, mean over problems"),
+    MetricSpec("pass_at_k", "share", "problems with a right answer among k samples, unbiased estimate"),
+    MetricSpec("greedy_accuracy", "share", "problems answered right at temperature 0"),
+    MetricSpec("step_error_frac", "share", "wrong steps among all steps of the samples"),
+    MetricSpec("format_rate", "share", "samples that state an answer where one is looked for"),
+    MetricSpec("length_mean", "tokens", "response length of the samples, end token included"),
+    MetricSpec("unknown_frac", "share", "answers whose outcome is unknown"),
+    MetricSpec("copy_error_frac", "share", "arithmetic only: steps that miscopy a number"),
+)
+STAGES = ("val", "test")
+
+
+def _evaluation_specs() -> tuple[MetricSpec, ...]:
+    return tuple(
+        MetricSpec(f"{stage}/{spec.name}", spec.unit, spec.meaning, spec.prog_bar)
+        for spec in _EVALUATION
+        for stage in STAGES
+    )
+
+
+SPECS = (*_REWARD, *_ROLLOUT, *_CRITIQUE, *_POLICY, *_TIME, *_evaluation_specs(), *_SFT)
+METRICS: dict[str, MetricSpec] = {metric.name: metric for metric in SPECS}
+
+
+def spec(name: str) -> MetricSpec:
+    """The metric of that name.
+
+    Raises:
+        ConfigError: if there is none.
+    """
+    if name not in METRICS:
+        near = get_close_matches(name, METRICS, n=1)
+        hint = f" (nearest: {near[0]})" if near else ""
+        raise ConfigError(
+            f"metric name {name!r}", f"a name that metrics.py defines{hint}", change="define it in capo_lit/metrics.py"
+        )
+    return METRICS[name]
+
+
+def check_names(values: Mapping[str, float]) -> Mapping[str, float]:
+    """The same values, after every name was looked up.
+
+    Raises:
+        ConfigError: for the first name that is not defined.
+    """
+    for name in values:
+        spec(name)
+    return values
+
+
+def markdown_table() -> str:
+    """The table of the README; names that share unit and meaning share a row."""
+    lines = ["| metric | unit | meaning |", "|---|---|---|"]
+    for (unit, meaning), specs in groupby(METRICS.values(), key=lambda item: (item.unit, item.meaning)):
+        names = ", ".join(f"`{item.name}`" for item in specs)
+        lines.append(f"| {names} | {unit} | {meaning} |")
+    return "\n".join(lines) + "\n"

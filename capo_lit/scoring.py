@@ -1,0 +1,115 @@
+"""Logprobs of given responses under a Hugging Face causal LM, in micro-batches of a token budget."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from capo_lit.batch import pad_rows
+from capo_lit.core.logprobs import token_logprobs
+from capo_lit.errors import ConfigError
+
+TokenIds = Sequence[int]
+
+
+def plan_microbatches(lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Cut rows into micro-batches of at most `budget` padded tokens.
+
+    Rows are taken in order of length, so that rows padded to one width have nearly that width.
+
+    Args:
+        lengths: tokens of each row, prompt and response together.
+        budget: largest rows x width of a micro-batch; a row longer than the budget gets one of its own.
+
+    Returns:
+        Row indices of each micro-batch; every row stands in exactly one. The longest come first, so that memory that
+        does not suffice fails at once.
+    """
+    plan: list[list[int]] = []
+    for row in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
+        width = lengths[plan[-1][0]] if plan else 0
+        if plan and (len(plan[-1]) + 1) * width <= budget:
+            plan[-1].append(row)
+        else:
+            plan.append([row])
+    return plan
+
+
+def padding_share(lengths: Sequence[int], plan: Sequence[Sequence[int]]) -> float:
+    """Share of padding among the tokens of the micro-batches, in [0, 1)."""
+    padded = sum(len(rows) * max(lengths[row] for row in rows) for rows in plan)
+    return 1.0 - sum(lengths) / padded if padded else 0.0
+
+
+def head_arguments(model: Any) -> dict[str, Any]:
+    """What the model does between its last hidden states and its logits, as arguments of token_logprobs."""
+    config, head = model.config.get_text_config(), model.get_output_embeddings()
+    scale = float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)
+    softcap = getattr(config, "final_logit_softcapping", None)
+    return {"weight": head.weight, "bias": getattr(head, "bias", None), "scale": scale, "softcap": softcap}
+
+
+def response_logprobs(
+    model: Any,
+    prompts: Sequence[TokenIds],
+    responses: Sequence[TokenIds],
+    temperature: float = 1.0,
+    chunk_tokens: int = 4096,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logprobs and entropies of the response tokens, by one forward pass.
+
+    Rows are right-padded and no attention mask is passed: under causal attention what stands to the right of a token
+    cannot reach it. The full (rows, width, vocabulary) logits never exist in fp32; see core.logprobs.
+
+    Args:
+        model: a Hugging Face causal LM.
+        prompts: r token sequences.
+        responses: r token sequences, each the continuation of its prompt.
+        temperature: logits are divided by it, as the engine divided them when it sampled.
+        chunk_tokens: tokens whose logits exist at one time.
+
+    Returns:
+        (logprobs, entropies), both (r, t) float32 with t the longest response; entropies are detached. Padding is 0.
+    """
+    device = model.get_output_embeddings().weight.device
+    ids = pad_rows([(*p, *r) for p, r in zip(prompts, responses, strict=True)], 0, torch.long).to(device)
+    hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+    rows = [row for row, response in enumerate(responses) for _ in response]
+    columns = [len(p) + t for p, r in zip(prompts, responses, strict=True) for t in range(len(r))]
+    slots = [t for response in responses for t in range(len(response))]
+    # The hidden state at one position predicts the token at the next.
+    predicting = hidden[rows, [column - 1 for column in columns]]
+    flat, entropy = token_logprobs(
+        predicting,
+        targets=ids[rows, columns],
+        temperature=temperature,
+        chunk_tokens=chunk_tokens,
+        **head_arguments(model),
+    )
+    shape = (len(responses), max((len(response) for response in responses), default=0))
+    index = (torch.tensor(rows, device=device), torch.tensor(slots, device=device))
+    return (
+        flat.new_zeros(shape).index_put(index, flat),
+        entropy.new_zeros(shape).index_put(index, entropy),
+    )
+
+
+@torch.no_grad()
+def check_head(model: Any) -> None:
+    """Refuse a model whose logits are not what head_arguments says.
+
+    Raises:
+        ConfigError: if logprobs from hidden states differ from those of the model's own logits.
+    """
+    device = model.get_output_embeddings().weight.device
+    row = list(range(min(8, model.config.get_text_config().vocab_size)))
+    logits = model(input_ids=torch.tensor([row], device=device), use_cache=False).logits[0].float()
+    expected = logits.log_softmax(-1)[range(len(row) - 1), row[1:]]
+    got, _ = response_logprobs(model, [row[:1]], [row[1:]])
+    gap = (got[0] - expected).abs().max().item()
+    if not gap < (1e-3 if logits.dtype == torch.float32 and model.dtype == torch.float32 else 0.1):
+        raise ConfigError(
+            f"{type(model).__name__}, whose logits differ from head(hidden states) by {gap:.2e} in logprob",
+            "a causal LM whose head is linear, up to logit_scale, logits_scaling and final_logit_softcapping",
+            change="--policy",
+        )

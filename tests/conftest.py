@@ -1,0 +1,30 @@
+"""What every test runs under: no network, checked tensor shapes in the core, one hypothesis profile."""
+
+import os
+from collections.abc import Iterator
+
+import jaxtyping
+import pytest
+from hypothesis import settings
+
+# Before any import that reads them: a test that needs a hub must fail at once, here as on a machine that has one.
+for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HUB_DISABLE_TELEMETRY"):
+    os.environ[name] = "1"
+os.environ["VLLM_NO_USAGE_STATS"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+# Before the first import of the core: from here on every annotated shape and dtype is checked at run time.
+jaxtyping.install_import_hook("capo_lit.core", "beartype.beartype")
+
+# Derandomized: a run on another day tries the same cases, and a failure is never a surprise of the day.
+settings.register_profile("default", deadline=None, max_examples=40, derandomize=True, database=None)
+settings.register_profile("mutation", parent=settings.get_profile("default"), max_examples=12)
+settings.load_profile(os.environ.get("CAPO_HYPOTHESIS_PROFILE", "default"))
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """The core as users run it, without run-time type checks: for tests of its own errors on wrong arguments."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

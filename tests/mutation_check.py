@@ -1,0 +1,153 @@
+"""Plant faults in copies of the core, one at a time, and see that the unit tests notice each.
+
+Run it as `python tests/mutation_check.py`; it exits with 1 if a fault survives, or if its place is no longer found.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+DEADLINE_S = 120
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """One fault: in capo_lit/core/`file`, `old` (which must stand there once) becomes `new`."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+
+
+TESTS = {
+    "votes.py": ["test_votes.py"],
+    "steps.py": ["test_steps.py"],
+    "credit.py": ["test_credit.py", "test_credit_properties.py"],
+    "reduce.py": ["test_credit.py", "test_credit_properties.py", "test_loss_properties.py"],
+    "loss.py": ["test_loss.py", "test_loss_properties.py"],
+    "loss_stats.py": ["test_loss.py", "test_loss_properties.py"],
+    "logprobs.py": ["test_logprobs.py"],
+}
+
+MUTATIONS = [
+    Mutation("a tie is no majority", "votes.py", "float(2 * c >= v)", "float(2 * c > v)"),
+    Mutation("no valid critique means wrong", "votes.py", "Verdict((0.0,) *", "Verdict((1.0,) *"),
+    Mutation(
+        "settled forgets abstentions", "votes.py", "if valid == 0:\n        # If all", "if False:\n        # If all"
+    ),
+    Mutation("settled majority, a tie lost", "votes.py", "+ outstanding < valid", "+ outstanding <= valid"),
+    Mutation("settled majority, more may clear", "votes.py", "2 * count >= valid + out", "2 * count >= valid - out"),
+    Mutation("settled intersection too early", "votes.py", "lambda c, v, o: c < v", "lambda c, v, o: c <= v"),
+    Mutation(
+        "separator goes to the next step",
+        "steps.py",
+        "[match.end() for match in _BLANK",
+        "[match.start() for match in _BLANK",
+    ),
+    Mutation("whitespace makes a step", "steps.py", "if text[start:end].strip()]", "if text[start:end]]"),
+    Mutation("special tokens join a step", "steps.py", "-1 if is_special else", "-1 if not piece else"),
+    Mutation("tokens past the end join a step", "steps.py", "offset < spans[step][1]", "offset <= spans[step][1]"),
+    Mutation("wrong steps are rewarded", "credit.py", "w_whole - step_error", "w_whole + step_error"),
+    Mutation("advantages without a mask", "credit.py", "valid = mask & ~rewards", "valid = ~rewards"),
+    Mutation("unknown outcomes count", "credit.py", "mask & ~rewards.isnan()", "mask"),
+    Mutation("pooled eps of GRPO", "credit.py", "default_eps=1e-6", "default_eps=1e-4"),
+    Mutation("std not floored", "credit.py", ".clamp(min=self.std_floor)", ""),
+    Mutation("cap on one side", "credit.py", "clamp(-max_abs_advantage, max", "clamp(max=max"),
+    Mutation("rounding taken for signal", "credit.py", "_DIFFERENCE_NOISE = 1e-6", "_DIFFERENCE_NOISE = 0.0"),
+    Mutation("ddof 0", "reduce.py", "(count - 1).clamp", "count.clamp"),
+    Mutation("flat groups divided", "reduce.py", "flat = ~(spread >", "flat = (count < 1) & ~(spread >"),
+    Mutation(
+        "mask by product", "reduce.py", "torch.where(mask, values, torch.zeros", "values * mask + 0 * (torch.zeros"
+    ),
+    Mutation("max for min", "loss.py", "-torch.minimum(ratio", "-torch.maximum(ratio"),
+    Mutation("sign of the surrogate", "loss.py", "loss = -torch.minimum", "loss = torch.minimum"),
+    Mutation("clip sides swapped", "loss.py", "ratio.clamp(1 - low, 1 + high)", "ratio.clamp(1 - high, 1 + low)"),
+    Mutation("dual clip on good tokens", "loss.py", "torch.where(adv < 0, torch", "torch.where(adv > 0, torch"),
+    Mutation("gradient through old", "loss.py", "(logprobs, old_logprobs.detach(),", "(logprobs, old_logprobs,"),
+    Mutation("importance not capped", "loss.py", "if importance_cap is None else", "if True else"),
+    Mutation("weight upside down", "loss.py", "_ratio(old, engine)", "_ratio(engine, old)"),
+    Mutation("KL the wrong way", "loss.py", "_log_ratio(ref, now)", "_log_ratio(now, ref)"),
+    Mutation("empty rows count", "loss.py", "mask.any(1).sum(", "mask.any(1).ge(0).sum("),
+    Mutation("statistics not added", "loss_stats.py", ") + getattr(other, f.name)", ") + 0 * getattr(other, f.name)"),
+    Mutation(
+        "logits reduced in bfloat16",
+        "logprobs.py",
+        "F.linear(hidden, weight, bias).float()",
+        "F.linear(hidden, weight, bias)",
+    ),
+    Mutation("temperature multiplied", "logprobs.py", "logits / temperature", "logits * temperature"),
+    Mutation("entropy with a gradient", "logprobs.py", "with torch.no_grad():", "if True:"),
+    Mutation("logits of all chunks kept", "logprobs.py", "if recompute:", "if False:"),
+]
+
+
+def build_copy(folder: Path) -> None:
+    """Copy what the core's unit tests need; the copy stands before any installed package."""
+    for name in ("capo_lit/core", "tests/unit/core"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "capo_lit/__init__.py", "tests/__init__.py", "tests/conftest.py"):
+        shutil.copy(ROOT / name, folder / name)
+    for name in ("tests/reference.py", "tests/ragged.py"):
+        shutil.copy(ROOT / name, folder / name)
+
+
+def run_tests(folder: Path, tests: list[str]) -> tuple[int, str]:
+    """Exit status of pytest over the copy (0 passed, 1 a test failed, else broken), and the end of its output."""
+    env = os.environ | {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1", "CAPO_HYPOTHESIS_PROFILE": "mutation"}
+    env["PYTHONDONTWRITEBYTECODE"] = "1"
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--tb=line"]
+    paths = [f"tests/unit/core/{name}" for name in tests]
+    try:
+        done = subprocess.run(
+            command + paths, cwd=folder, env=env, capture_output=True, text=True, timeout=DEADLINE_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return 1, f"no end within {DEADLINE_S} s"
+    return done.returncode, (done.stdout + done.stderr)[-2000:]
+
+
+def complaint_of(mutation: Mutation) -> str:
+    """What is wrong with the tests, or with the mutation; empty if a test noticed it."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        build_copy(folder)
+        path = folder / "capo_lit" / "core" / mutation.file
+        source = path.read_text(encoding="utf-8")
+        if source.count(mutation.old) != 1:
+            return f"got {source.count(mutation.old)} places with {mutation.old!r} in {mutation.file}; expected 1"
+        path.write_text(source.replace(mutation.old, mutation.new), encoding="utf-8")
+        status, output = run_tests(folder, TESTS[mutation.file])
+    if status == 0:
+        return "survived"
+    return "" if status == 1 else f"pytest ended with {status}, not with a failed test:\n{output}"
+
+
+def complaint_of_the_original() -> str:
+    """The unmutated copy must pass: else every mutation would seem to be noticed."""
+    with tempfile.TemporaryDirectory() as name:
+        build_copy(Path(name))
+        status, output = run_tests(Path(name), sorted({test for tests in TESTS.values() for test in tests}))
+    return "" if status == 0 else f"the tests fail without any mutation:\n{output}"
+
+
+def main() -> int:
+    """Run all; 0 if every mutation was noticed."""
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        original = pool.submit(complaint_of_the_original)
+        complaints = list(pool.map(complaint_of, MUTATIONS))
+    failures = [f"{m.file}: {m.name}: {c}" for m, c in zip(MUTATIONS, complaints, strict=True) if c]
+    failures += [original.result()] if original.result() else []
+    sys.stdout.write("".join(f"{line}\n" for line in failures))
+    sys.stdout.write(f"{len(MUTATIONS) - sum(map(bool, complaints))} of {len(MUTATIONS)} mutations noticed\n")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,139 @@
+"""The callbacks over a scripted engine: what is synced, sampled, refused and counted."""
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from tests.builders import make_prompt, tiny_llama
+from tests.loaders import Loader
+from tests.scripted_engine import ScriptedEngine
+
+from capo_lit.batch import Critique, StepBatch
+from capo_lit.callbacks.critique import CritiqueCallback
+from capo_lit.callbacks.rollout import RolloutCallback
+from capo_lit.core.steps import split_steps
+from capo_lit.engines.base import Sampling
+from capo_lit.errors import ConfigError, EngineError, JudgeError
+from capo_lit.genprm.base import StepJudge, critiqued
+from capo_lit.module import CapoModule
+from capo_lit.settings import CreditConfig, LossConfig, OptimConfig
+from capo_lit.verifier import Verifier
+
+
+class FirstStepWrong(StepJudge):
+    """Flags the first step of every rollout, or says nothing."""
+
+    def __init__(self, mute=False):
+        self.mute, self.seeds = mute, []
+
+    def judge(self, rollouts, seed):
+        self.seeds.append(seed)
+        for rollout in rollouts:
+            wrong = None if self.mute else frozenset({0})
+            critique = Critique("no idea", wrong, "parse" if self.mute else "")
+            yield critiqued(rollout, split_steps(rollout.completion.text), [critique], "greedy")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("llama")
+    tiny_llama(path)
+    return str(path)
+
+
+@pytest.fixture
+def verifier():
+    with Verifier() as verifier:
+        yield verifier
+
+
+def say(request):
+    """Right with an even seed, wrong with an odd one; greedy is right."""
+    right = request.sampling.temperature == 0 or request.seed % 2 == 0
+    return f"step one\n\nso \\boxed{{{2 if right else 3}}}"
+
+
+def run(folder, rollout, critique=None, batches=2, w_process=1.0, cap=None, validate=False):
+    module = CapoModule(folder, OptimConfig(lr=1e-3), CreditConfig(w_process=w_process), LossConfig(importance_cap=cap))
+    trainer = Trainer(
+        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, callbacks=[rollout, *([critique] if critique else [])],
+    )  # fmt: skip
+    data = [StepBatch([make_prompt(f"p{step}"), make_prompt(f"q{step}")], step) for step in range(batches)]
+    if validate:
+        return trainer.validate(module, Loader(data), verbose=False)[0]
+    trainer.fit(module, Loader(data))
+    return data
+
+
+def test_weights_are_pushed_once_a_version_and_rollouts_carry_it(folder, verifier):
+    engine = ScriptedEngine(say)
+    pushed = []
+    load = engine.load_weights
+    engine.load_weights = lambda tensors, version: (pushed.append(version), load(tensors, version))[1]
+    rollout = RolloutCallback(engine, verifier, group_size=3, max_probe_gap=100.0)
+    data = run(folder, rollout, CritiqueCallback(FirstStepWrong()), batches=3)
+    assert pushed == [0, 1, 2]
+    for step, batch in enumerate(data):
+        rollouts = batch.require_rollouts()
+        assert [r.completion.version for r in rollouts] == [step] * 6
+        assert [(r.row, r.group, r.sample) for r in rollouts] == [(3 * g + s, g, s) for g in (0, 1) for s in range(3)]
+        assert [item.verdict.step_error for item in batch.require_verdicts()] == [(1.0, 0.0)] * 6
+    seeds = [request.seed for request in engine.requests[1:]]  # the first request is the probe
+    assert len(set(seeds)) == len(seeds) == 18
+
+
+def test_seeds_are_a_function_of_run_step_prompt_and_sample(folder, verifier):
+    first, second, other = ScriptedEngine(say), ScriptedEngine(say), ScriptedEngine(say)
+    for engine, seed in ((first, 5), (second, 5), (other, 6)):
+        run(folder, RolloutCallback(engine, verifier, 2, max_probe_gap=100.0, seed=seed), CritiqueCallback(FirstStepWrong()))
+    seeds = [[request.seed for request in engine.requests] for engine in (first, second, other)]
+    assert seeds[0] == seeds[1]
+    assert not set(seeds[0][1:]) & set(seeds[2][1:])
+
+
+def test_an_engine_that_does_not_have_the_policys_weights_is_found_out(folder, verifier):
+    rollout = RolloutCallback(ScriptedEngine(say), verifier)  # it says -1 for every token
+    with pytest.raises(EngineError, match=r"logprob difference.*does not compute with the policy's weights"):
+        run(folder, rollout, CritiqueCallback(FirstStepWrong()))
+
+
+def test_truncated_sampling_is_refused_while_the_importance_correction_is_on(folder, verifier):
+    rollout = RolloutCallback(ScriptedEngine(say), verifier, sampling=Sampling(top_p=0.9), max_probe_gap=100.0)
+    with pytest.raises(ConfigError, match=r"top_p 0\.9.*importance_cap null"):
+        run(folder, rollout, CritiqueCallback(FirstStepWrong()), cap=2.0)
+    run(folder, rollout, CritiqueCallback(FirstStepWrong()), cap=None)
+
+
+def test_greedy_groups_and_groups_of_one_are_refused(verifier):
+    with pytest.raises(ConfigError, match="temperature 0"):
+        RolloutCallback(ScriptedEngine(say), verifier, sampling=Sampling(temperature=0.0))
+    with pytest.raises(ConfigError, match="group_size 1"):
+        RolloutCallback(ScriptedEngine(say), verifier, group_size=1)
+
+
+def test_a_process_penalty_without_a_judge_is_refused_before_sampling(folder, verifier):
+    engine = ScriptedEngine(say)
+    with pytest.raises(ConfigError, match=r"no judge and w_process 1\.0"):
+        run(folder, RolloutCallback(engine, verifier), CritiqueCallback())
+    assert not engine.requests
+    run(folder, RolloutCallback(engine, verifier, max_probe_gap=100.0), CritiqueCallback(), w_process=0.0)
+
+
+def test_a_judge_that_says_nothing_stops_the_run(folder, verifier):
+    rollout = RolloutCallback(ScriptedEngine(say), verifier, group_size=2, max_probe_gap=100.0)
+    with pytest.raises(JudgeError, match=r"no idea.*4 of 4 critiques without a verdict \(causes: parse\)"):
+        run(folder, rollout, CritiqueCallback(FirstStepWrong(mute=True)))
+    run(folder, rollout, CritiqueCallback(FirstStepWrong(mute=True), max_abstain_frac=1.0))
+
+
+def test_validation_counts_samples_and_the_greedy_answer_apart(folder, verifier):
+    engine = ScriptedEngine(say)
+    rollout = RolloutCallback(engine, verifier, eval_samples=3, max_probe_gap=100.0)
+    got = run(folder, rollout, CritiqueCallback(eval_judge=FirstStepWrong()), validate=True)
+    sampled = [r for r in engine.requests[1:] if r.sampling.temperature > 0]
+    right = torch.tensor([r.seed % 2 == 0 for r in sampled]).reshape(4, 3)
+    assert got["val/avg_at_k"] == pytest.approx(right.double().mean().item())
+    assert got["val/pass_at_k"] == pytest.approx(right.any(1).double().mean().item())
+    assert got["val/greedy_accuracy"] == 1.0
+    assert got["val/step_error_frac"] == pytest.approx(0.5)  # the first of two steps, in every sample
+    assert got["val/format_rate"] == 1.0
