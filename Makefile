@@ -56,8 +56,8 @@ format: setup ## Mend what ruff can mend
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-lock: ## Resolve requirements/cpu.lock anew (needs uv)
-	uv pip compile pyproject.toml --extra cpu --extra gguf --extra dev --override requirements/overrides.txt \
+lock: ## Resolve requirements/cpu.lock anew (needs uv, and TORCH_INDEX)
+	uv pip compile $(if $(TORCH_INDEX),--find-links $(TORCH_INDEX)) pyproject.toml --extra cpu --extra gguf --extra dev --override requirements/overrides.txt \
 	  --python 3.11 --python-platform x86_64-manylinux_2_35 --index-strategy unsafe-best-match \
 	  --no-annotate --no-header -o $(LOCK)
 

@@ -155,6 +155,11 @@ class StepBatch:
             raise self._filled("credit")
         self._credit = credit
 
+    @property
+    def has_credit(self) -> bool:
+        """Whether the module has computed token rewards and advantages."""
+        return self._credit is not None
+
     def require_credit(self) -> TokenCredit:
         """The token rewards and advantages that the module computed.
 

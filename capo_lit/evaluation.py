@@ -1,5 +1,7 @@
 """Evaluation of a policy by sampling: what `capo validate`, `capo test` and validation during `fit` report."""
 
+import math
+import warnings
 from collections import defaultdict
 
 import torch
@@ -47,9 +49,13 @@ class Evaluation(nn.Module):
             self._mean("step_error_frac", [error for item in critiqued for error in item.verdict.step_error])
 
     def compute(self) -> dict[str, float]:
-        """Values by name, without the stage's prefix; a metric that saw nothing is left out."""
+        """Values by name, without the stage's prefix; a metric that no rank has seen values of is left out."""
         metrics: dict[str, Metric] = {**self.at_k, **self.means}  # type: ignore[dict-item]
-        return {name: float(metric.compute()) for name, metric in metrics.items() if metric.update_called}
+        with warnings.catch_warnings():
+            # A rank without values must still take part in the reduction.
+            warnings.filterwarnings("ignore", ".*was called before the ``update`` method.*")
+            values = {name: float(metric.compute()) for name, metric in metrics.items()}
+        return {name: value for name, value in values.items() if not math.isnan(value)}
 
     def reset(self) -> None:
         """Forget everything."""

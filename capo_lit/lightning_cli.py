@@ -25,6 +25,7 @@ from capo_lit.policy import PolicyModule
 _HARMLESS = (
     ".*no pre-optimization state.*",
     ".*does not have many workers.*",
+    ".*It is recommended to use `self.log.*sync_dist=True.*",  # vLLM makes a process group of one; we do reduce
     ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
     ".*Checkpoint directory .* exists and is not empty.*",
 )
@@ -67,7 +68,7 @@ class CapoCLI(LightningCLI):
             kwargs["logger"] = [CSVLogger(root, name="csv"), TensorBoardLogger(root, name="tensorboard")]
         kwargs["plugins"] = [*_as_list(config.get("plugins")), AtomicCheckpointIO()]
         if config.get("enable_progress_bar") is not False:
-            kwargs["callbacks"] = [*_as_list(config.get("callbacks")), default_progress()]
+            self.trainer_defaults["callbacks"] = default_progress()  # last, so that it sees what the others log
             kwargs["enable_progress_bar"] = sys.stderr.isatty()
         return super().instantiate_trainer(**kwargs)
 
@@ -78,6 +79,7 @@ class CapoCLI(LightningCLI):
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         kwargs = super()._prepare_subcommand_kwargs(subcommand)
+        kwargs["weights_only"] = True  # a checkpoint is data: nothing in it is run
         if kwargs.get("ckpt_path") == "last":
             directory = self._get(self.config_init, "checkpoint").dirpath
             root = Path(directory or Path(self.trainer.default_root_dir) / "checkpoints")

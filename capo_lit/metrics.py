@@ -94,7 +94,6 @@ _EVALUATION = (
     MetricSpec("format_rate", "share", "samples that state an answer where one is looked for"),
     MetricSpec("length_mean", "tokens", "response length of the samples, end token included"),
     MetricSpec("unknown_frac", "share", "answers whose outcome is unknown"),
-    MetricSpec("copy_error_frac", "share", "arithmetic only: steps that miscopy a number"),
 )
 STAGES = ("val", "test")
 

@@ -72,7 +72,7 @@ class CapoModule(PolicyModule):
             **_loss_metrics(stats, self.loss),
             "policy/loss": loss / len(norms),
             "policy/grad_norm": sum(norms) / len(norms),
-            "policy/lr": self.lr_schedulers().get_last_lr()[0],  # type: ignore[union-attr]
+            "policy/lr": self.last_lr,
             "policy/entropy": passes.entropy_sum / max(passes.tokens, 1),
             "policy/version": float(self.version),
             "policy/pad_frac": padding_share(rows.lengths, plan_microbatches(rows.lengths, self._budget)),
@@ -173,7 +173,7 @@ class CapoModule(PolicyModule):
             passes.gap_max = max(passes.gap_max, float(gap.max()) if gap.numel() else 0.0)
 
     def _normalizer(self, mask: torch.Tensor, max_tokens: int | None) -> float:
-        """The loss's denominator over all data-parallel ranks, divided by their number, since gradients are averaged."""
+        """The loss's denominator: the mean over data-parallel ranks, since their gradients are averaged."""
         local = torch.tensor(loss_normalizer(mask, self.loss.aggregation, max_tokens), device=self.device)
         return float(self.trainer.strategy.reduce(local.double(), reduce_op="mean"))
 

@@ -69,6 +69,7 @@ class PolicyModule(LightningModule):
         self.register_buffer("updates", torch.zeros((), dtype=torch.long))
         self.updates: torch.Tensor
         self.evaluation: Evaluation | None = None
+        self.last_lr = 0.0
 
     @property
     def version(self) -> int:
@@ -83,6 +84,8 @@ class PolicyModule(LightningModule):
 
     def log_metrics(self, values: dict[str, float], batch_size: int) -> None:
         """Log values whose names metrics.py defines; means over data-parallel ranks."""
+        # The x-axis of every logger: optimizer steps, and not Lightning's count of batches from 0.
+        self.log("step", float(self.version), batch_size=batch_size)
         for name, value in check_names(values).items():
             self.log(name, value, prog_bar=METRICS[name].prog_bar, batch_size=batch_size, sync_dist=True)
 
@@ -146,6 +149,7 @@ class PolicyModule(LightningModule):
                 f"policy version {self.version}",
                 "--model.optim.lr (lower) or --trainer.precision (32-true); the last checkpoint is intact",
             )
+        self.last_lr = float(optimizer.param_groups[0]["lr"])
         optimizer.step()
         optimizer.zero_grad()
         self.lr_schedulers().step()  # type: ignore[union-attr]
@@ -163,6 +167,10 @@ class PolicyModule(LightningModule):
     def test_step(self, batch: StepBatch, batch_idx: int) -> None:
         """Add one batch of rollouts to the metrics under test/."""
         self._evaluation().add(batch)
+
+    def predict_step(self, batch: StepBatch, batch_idx: int) -> None:
+        """Wait for the rollouts of one batch; RecordCallback writes them."""
+        batch.require_rollouts()
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics under val/."""

@@ -16,7 +16,7 @@ def batch_table(batch: StepBatch, run: str, rank: int = 0) -> pa.Table:
     """The rows of one finished step.
 
     Args:
-        batch: with rollouts and credit; with verdicts if a judge was asked.
+        batch: with rollouts; with verdicts if a judge was asked, and with credit if they were trained on.
         run: name of the run, in every row.
         rank: of this process.
 
@@ -24,17 +24,20 @@ def batch_table(batch: StepBatch, run: str, rank: int = 0) -> pa.Table:
         Table of SCHEMA, rows in row order; lists over tokens cover the response alone, without padding.
 
     Raises:
-        BatchError: if a slot is missing, or the credit is of another shape than the rollouts.
+        BatchError: if there are no rollouts, or the credit is of another shape than they are.
     """
-    rollouts, credit = batch.require_rollouts(), batch.require_credit()
-    _check_shape(rollouts, credit, batch.step)
+    rollouts = batch.require_rollouts()
     verdicts = batch.require_verdicts() if batch.has_verdicts else (None,) * len(rollouts)
-    per_token = {
-        "trainer_logprobs": _numpy(credit.logprobs),
-        "step_of_token": _numpy(credit.step_of_token),
-        "token_rewards": _numpy(credit.token_rewards),
-        "advantages": _numpy(credit.advantages),
-    }
+    per_token = {}
+    if batch.has_credit:
+        credit = batch.require_credit()
+        _check_shape(rollouts, credit, batch.step)
+        per_token = {
+            "trainer_logprobs": _numpy(credit.logprobs),
+            "step_of_token": _numpy(credit.step_of_token),
+            "token_rewards": _numpy(credit.token_rewards),
+            "advantages": _numpy(credit.advantages),
+        }
     shared = {"schema_version": SCHEMA_VERSION, "run": run, "step": batch.step, "rank": rank}
     rows = []
     for index, (rollout, critiqued) in enumerate(zip(rollouts, verdicts, strict=True)):

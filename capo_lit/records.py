@@ -42,7 +42,7 @@ SCHEMA = pa.schema(
         "finish_reason": pa.string(),
         "policy_version": pa.int64(),  # null: the engine never syncs
         "engine_logprobs": _TOKEN_FLOATS,  # null: the engine gives none
-        "trainer_logprobs": _TOKEN_FLOATS,
+        "trainer_logprobs": _TOKEN_FLOATS,  # this and the other three of the update: null in predictions
         "outcome": pa.float32(),  # null: unknown
         # From here to critiques: null if no judge was asked.
         "spans": pa.list_(pa.struct({"start": pa.int32(), "end": pa.int32()})),

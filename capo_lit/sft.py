@@ -58,6 +58,6 @@ class SFTModule(PolicyModule):
             "sft/loss": total,
             "sft/tokens_per_s": sum(lengths) / seconds,
             "policy/grad_norm": norm,
-            "policy/lr": self.lr_schedulers().get_last_lr()[0],  # type: ignore[union-attr]
+            "policy/lr": self.last_lr,
         }
         self.log_metrics(values, len(batch))

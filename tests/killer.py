@@ -53,15 +53,14 @@ class KillAt(Callback):
                     yield item
 
             judge.judge = dying
+        elif self.phase == "update":
+            apply = pl_module.apply_gradient
+            pl_module.apply_gradient = lambda optimizer: (apply(optimizer), die())[0]
         elif self.phase == "checkpoint":
             os.replace = _die_at_checkpoint(os.replace)
 
     def on_after_backward(self, trainer: Trainer, pl_module: Any) -> None:
         if self.phase == "backward" and trainer.fit_loop.epoch_loop.total_batch_idx == self.step:
-            die()
-
-    def on_before_zero_grad(self, trainer: Trainer, pl_module: Any, optimizer: Any) -> None:
-        if self.phase == "update" and trainer.fit_loop.epoch_loop.total_batch_idx == self.step:
             die()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:

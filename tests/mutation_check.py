@@ -3,17 +3,21 @@
 Run it as `python tests/mutation_check.py`; it exits with 1 if a fault survives, or if its place is no longer found.
 """
 
+import contextlib
+import io
+import multiprocessing
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parent.parent
-DEADLINE_S = 120
+CORES = 2
+DEADLINE_S = 400
 
 
 @dataclass(frozen=True)
@@ -26,14 +30,16 @@ class Mutation:
     new: str
 
 
+_CREDIT = ("test_credit.py", "test_credit_properties.py")
+_LOSS = ("test_loss.py", "test_loss_properties.py")
 TESTS = {
-    "votes.py": ["test_votes.py"],
-    "steps.py": ["test_steps.py"],
-    "credit.py": ["test_credit.py", "test_credit_properties.py"],
-    "reduce.py": ["test_credit.py", "test_credit_properties.py", "test_loss_properties.py"],
-    "loss.py": ["test_loss.py", "test_loss_properties.py"],
-    "loss_stats.py": ["test_loss.py", "test_loss_properties.py"],
-    "logprobs.py": ["test_logprobs.py"],
+    "votes.py": ("test_votes.py",),
+    "steps.py": ("test_steps.py",),
+    "credit.py": _CREDIT,
+    "reduce.py": _CREDIT,
+    "loss.py": _LOSS,
+    "loss_stats.py": _LOSS,
+    "logprobs.py": ("test_logprobs.py",),
 }
 
 MUTATIONS = [
@@ -64,7 +70,10 @@ MUTATIONS = [
     Mutation("ddof 0", "reduce.py", "(count - 1).clamp", "count.clamp"),
     Mutation("flat groups divided", "reduce.py", "flat = ~(spread >", "flat = (count < 1) & ~(spread >"),
     Mutation(
-        "mask by product", "reduce.py", "torch.where(mask, values, torch.zeros", "values * mask + 0 * (torch.zeros"
+        "mask by product",
+        "reduce.py",
+        "torch.where(mask, values, torch.zeros((), dtype=values.dtype, device=values.device))",
+        "values * mask",
     ),
     Mutation("max for min", "loss.py", "-torch.minimum(ratio", "-torch.maximum(ratio"),
     Mutation("sign of the surrogate", "loss.py", "loss = -torch.minimum", "loss = torch.minimum"),
@@ -98,19 +107,15 @@ def build_copy(folder: Path) -> None:
         shutil.copy(ROOT / name, folder / name)
 
 
-def run_tests(folder: Path, tests: list[str]) -> tuple[int, str]:
+def run_tests(folder: Path, tests: tuple[str, ...]) -> tuple[int, str]:
     """Exit status of pytest over the copy (0 passed, 1 a test failed, else broken), and the end of its output."""
-    env = os.environ | {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1", "CAPO_HYPOTHESIS_PROFILE": "mutation"}
-    env["PYTHONDONTWRITEBYTECODE"] = "1"
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--tb=line"]
-    paths = [f"tests/unit/core/{name}" for name in tests]
-    try:
-        done = subprocess.run(
-            command + paths, cwd=folder, env=env, capture_output=True, text=True, timeout=DEADLINE_S, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return 1, f"no end within {DEADLINE_S} s"
-    return done.returncode, (done.stdout + done.stderr)[-2000:]
+    os.chdir(folder)
+    sys.path.insert(0, str(folder))
+    arguments = ["-x", "-q", "-p", "no:cacheprovider", "--tb=line", f"--rootdir={folder}"]
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+        status = pytest.main([*arguments, *(f"tests/unit/core/{name}" for name in tests)])
+    return int(status), output.getvalue()[-2000:]
 
 
 def complaint_of(mutation: Mutation) -> str:
@@ -129,21 +134,30 @@ def complaint_of(mutation: Mutation) -> str:
     return "" if status == 1 else f"pytest ended with {status}, not with a failed test:\n{output}"
 
 
-def complaint_of_the_original() -> str:
+def complaint_of_the_original(tests: tuple[str, ...]) -> str:
     """The unmutated copy must pass: else every mutation would seem to be noticed."""
     with tempfile.TemporaryDirectory() as name:
         build_copy(Path(name))
-        status, output = run_tests(Path(name), sorted({test for tests in TESTS.values() for test in tests}))
+        status, output = run_tests(Path(name), tests)
     return "" if status == 0 else f"the tests fail without any mutation:\n{output}"
 
 
 def main() -> int:
     """Run all; 0 if every mutation was noticed."""
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        original = pool.submit(complaint_of_the_original)
-        complaints = list(pool.map(complaint_of, MUTATIONS))
-    failures = [f"{m.file}: {m.name}: {c}" for m, c in zip(MUTATIONS, complaints, strict=True) if c]
-    failures += [original.result()] if original.result() else []
+    os.environ |= {"OMP_NUM_THREADS": "1", "CAPO_HYPOTHESIS_PROFILE": "mutation"}
+    sys.dont_write_bytecode = True
+    # Loaded once, here; every run is a fork of this process, which has nothing of the project loaded yet.
+    import beartype
+    import hypothesis
+    import torch
+
+    assert not any(name.split(".")[0] == "capo_lit" for name in sys.modules), (beartype, hypothesis, torch)
+    originals = sorted(set(TESTS.values()))
+    with multiprocessing.get_context("fork").Pool(CORES, maxtasksperchild=1) as pool:
+        unmutated = pool.map_async(complaint_of_the_original, originals, chunksize=1)
+        complaints = pool.map_async(complaint_of, MUTATIONS, chunksize=1).get(DEADLINE_S)
+        failures = [f"{m.file}: {m.name}: {c}" for m, c in zip(MUTATIONS, complaints, strict=True) if c]
+        failures += [complaint for complaint in unmutated.get(DEADLINE_S) if complaint]
     sys.stdout.write("".join(f"{line}\n" for line in failures))
     sys.stdout.write(f"{len(MUTATIONS) - sum(map(bool, complaints))} of {len(MUTATIONS)} mutations noticed\n")
     return 1 if failures else 0

@@ -63,11 +63,17 @@ class RunCheckpoint(ModelCheckpoint):
             self.dirpath = os.path.join(trainer.default_root_dir, "checkpoints")
         super().setup(trainer, pl_module, stage)
 
+    def _monitor_candidates(self, trainer: Trainer) -> dict[str, torch.Tensor]:
+        # A module may log a metric named "step", as the loggers' x-axis; the newest checkpoint is Lightning's count.
+        return {**super()._monitor_candidates(trainer), "step": torch.tensor(trainer.global_step)}
+
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the end of the run, if the last interval did not fall on it."""
         super().on_train_end(trainer, pl_module)
         if trainer.global_step != self._last_global_step_saved and trainer.global_step > 0:
-            trainer.save_checkpoint(os.path.join(str(self.dirpath), f"step={trainer.global_step}.ckpt"))
+            trainer.save_checkpoint(
+                os.path.join(str(self.dirpath), f"step={trainer.global_step}.ckpt"), weights_only=False
+            )
 
 
 def latest_checkpoint(directory: Path) -> Path | None:

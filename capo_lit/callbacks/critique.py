@@ -69,6 +69,7 @@ class CritiqueCallback(Callback):
             batch.set_verdicts(self.eval_judge.judge(batch.stream_rollouts(), seed))
 
     on_test_batch_start = on_validation_batch_start
+    on_predict_batch_start = on_validation_batch_start
 
     def _refuse_mute_judge(self, critiqued: tuple[CritiquedRollout, ...], step: int) -> None:
         critiques = [critique for item in critiqued for critique in item.critiques]

@@ -59,10 +59,20 @@ class RecordCallback(Callback):
         """Write the step's file."""
         if not isinstance(batch, StepBatch):
             return
+        batch.require_credit()
+        self._write(trainer, batch, self._directory(trainer))
+        self._wrote = True
+
+    def on_predict_batch_end(
+        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: StepBatch, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Write the solutions of `capo predict`, to `predictions` beside the records."""
+        self._write(trainer, batch, self._directory(trainer).with_name("predictions"))
+
+    def _write(self, trainer: Trainer, batch: StepBatch, directory: Path) -> None:
         run = self.run or Path(trainer.default_root_dir).resolve().name
         name = file_name(batch.step, trainer.global_rank, trainer.world_size)
-        write_atomic(batch_table(batch, run, trainer.global_rank), self._directory(trainer) / name)
-        self._wrote = True
+        write_atomic(batch_table(batch, run, trainer.global_rank), directory / name)
 
     def _resumed(self, trainer: Trainer) -> bool:
         return self.resume or trainer.ckpt_path is not None

@@ -82,6 +82,7 @@ class RolloutCallback(Callback):
         """Start the rollouts of a step; they finish while the next reader draws them from the batch."""
         if not isinstance(batch, StepBatch):  # a supervised batch has its responses already
             return
+        self._started = time.perf_counter()
         self._sync(pl_module, batch)
         draws = self._draws(batch, self.group_size, self.sampling, ("rollout", batch.step))
         batch.set_rollouts(stream_rollouts(self.engine, self.verifier, draws), self.sampling)
@@ -90,7 +91,8 @@ class RolloutCallback(Callback):
         """Log what was sampled."""
         if isinstance(batch, StepBatch):
             values = rollout_metrics(batch.require_rollouts(), batch.rollout_seconds)
-            pl_module.log_metrics({**values, "time/sync_s": self._sync_s}, len(batch))
+            values |= {"time/sync_s": self._sync_s, "time/step_s": time.perf_counter() - self._started}
+            pl_module.log_metrics(values, len(batch))
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: Any, batch: StepBatch, batch_idx: int, dataloader_idx: int = 0
@@ -106,6 +108,7 @@ class RolloutCallback(Callback):
         batch.set_rollouts(stream_rollouts(self.engine, self.verifier, draws), self.eval_sampling)
 
     on_test_batch_start = on_validation_batch_start
+    on_predict_batch_start = on_validation_batch_start
 
     def teardown(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         """Stop the verifier's processes. The engine stays: it is built once per process."""

@@ -47,7 +47,7 @@ def build_tokenizer() -> "PreTrainedTokenizerFast":
 
 
 def write_initial_model(
-    path: str | Path, seed: int = 0, hidden: int = 128, layers: int = 2, init_std: float = 0.08
+    path: str | Path, seed: int = 0, hidden: int = 128, layers: int = 2, init_std: float = 0.05
 ) -> Path:
     """Write a random small Llama and the task's tokenizer, in the Hugging Face format.
 

@@ -51,13 +51,14 @@ class PromptLoader(Generic[Item, Batch]):
         self.rank, self.world_size = rank, world_size
         self.epoch, self.position = 0, 0
         self._digest = hashlib.blake2b("\n".join(keys).encode(), digest_size=8).hexdigest()
-        starts = list(range(0, len(items), batch_size))
+        size = batch_size if seed is not None else max(batch_size, world_size)
+        starts = list(range(0, len(items), size))
         last = len(items) - starts[-1]
         # An incomplete last batch is dropped in training. Elsewhere it joins the one before if it has less than one
         # item a rank, for no rank may go without a batch that the others have.
-        if (seed is not None and last < batch_size) or last < world_size:
+        if (seed is not None and last < size) or last < world_size:
             starts.pop()
-        ends = [*starts[1:], starts[-1] + batch_size if seed is not None else len(items)]
+        ends = [*starts[1:], starts[-1] + size if seed is not None else len(items)]
         self._bounds = list(zip(starts, ends, strict=True))
 
     def __len__(self) -> int:

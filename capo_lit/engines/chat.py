@@ -57,7 +57,9 @@ def render_chat(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message
         text = tokenizer.apply_chat_template(safe, tokenize=False, add_generation_prompt=True)
     except _template_errors() as error:
         roles = [message.get("role") for message in messages]
-        raise EngineError(f"a chat template that fails: {error}", "one that takes these roles", f"{model}, {roles}") from error
+        raise EngineError(
+            f"a chat template that fails: {error}", "one that takes these roles", f"{model}, {roles}"
+        ) from error
     return tuple(index for part in str(text).split(mark) for index in _encode(tokenizer, part))
 
 

@@ -1,7 +1,7 @@
 """The text of every generated token, so that spans of text can be mapped to tokens without tokenising again."""
 
 from collections.abc import Callable, Iterator, Sequence
-from os.path import commonprefix
+from itertools import pairwise
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
@@ -100,8 +100,14 @@ def _cut(prefix: Callable[[int], str], count: int, text: str) -> list[str]:
     ends = [0]
     for upto in range(1, count + 1):
         # Half a character decodes to a stand-in that is not in the text: what is common ends before it.
-        ends.append(len(text) if upto == count else max(ends[-1], len(commonprefix([prefix(upto), text]))))
-    return [text[start:stop] for start, stop in zip(ends, ends[1:], strict=False)]
+        ends.append(len(text) if upto == count else max(ends[-1], _common(prefix(upto), text)))
+    return [text[start:stop] for start, stop in pairwise(ends)]
+
+
+def _common(one: str, other: str) -> int:
+    """Length of the longest common prefix."""
+    differs = (place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
+    return next(differs, min(len(one), len(other)))
 
 
 def _in_context(tokenizer: "PreTrainedTokenizerBase", table: _Table, ids: list[int], first: bool) -> str:

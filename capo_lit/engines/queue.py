@@ -14,6 +14,7 @@ from capo_lit.batch import Completion, FinishReason
 from capo_lit.engines.base import Engine, Request, SyncsWeights
 from capo_lit.engines.chat import prompt_ids
 from capo_lit.engines.pieces import decode_pieces
+from capo_lit.engines.weights import Census, ParameterNames
 from capo_lit.errors import CapoError, EngineError
 
 if TYPE_CHECKING:
@@ -28,20 +29,6 @@ class Generated:
     ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     finish_reason: FinishReason
-
-
-@dataclass(frozen=True, slots=True)
-class ParameterNames:
-    """The names a push of weights must bring, and those it may bring besides (tied weights, buffers)."""
-
-    required: frozenset[str]
-    optional: frozenset[str]
-
-    @classmethod
-    def of(cls, model: torch.nn.Module) -> "ParameterNames":
-        """The names of a Hugging Face model."""
-        required = frozenset(name for name, _ in model.named_parameters())
-        return cls(required, frozenset(model.state_dict()) - required)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +93,7 @@ class LocalEngine(Engine, SyncsWeights):
     def _replace(self, named_tensors: Iterator[tuple[str, torch.Tensor]]) -> None:
         """Write all tensors into the model, and drop what was computed with the old ones."""
 
-    def _idle(self) -> None:  # noqa: B027  (optional hook)
+    def _idle(self) -> None:
         """Called when the last request in flight is gone."""
 
     def submit(self, request: Request) -> "Future[Completion]":
@@ -122,6 +109,8 @@ class LocalEngine(Engine, SyncsWeights):
                 flight = self._accept(request, future)
             except EngineError as error:
                 future.set_exception(error)
+                if not self._flights:
+                    self._idle()
                 return future
             self._flights[request.request_id] = flight
         future.add_done_callback(lambda done: self._drop_cancelled(request.request_id, done))
@@ -164,20 +153,17 @@ class LocalEngine(Engine, SyncsWeights):
                 self._name,
                 "push the weights again",
             )
-            names, seen, strange = self._parameter_names(), set[str](), list[str]()
-            self._replace(_known(named_tensors, names, seen, strange))
-            missing = sorted(names.required - seen)
-            if missing or strange:
-                raise EngineError(
-                    f"{len(missing)} parameters missing {missing[:3]} and {len(strange)} unknown {strange[:3]}",
-                    "the names of the Hugging Face model's named_parameters()",
-                    f"{self._name}, version {version}",
-                )
+            census = Census(self._parameter_names())
+            with torch.inference_mode(False):
+                self._replace(census.known(named_tensors))
+            census.check(f"{self._name}, version {version}")
             self._fault, self._version = None, version
 
     def _start_once(self) -> None:
         if not self._started:
-            self._start()
+            # Lightning validates in inference mode; weights made there could never be replaced outside it.
+            with torch.inference_mode(False):
+                self._start()
             self._started = True
 
     def _accept(self, request: Request, future: "Future[Completion]") -> _Flight:
@@ -247,15 +233,3 @@ class LocalEngine(Engine, SyncsWeights):
                     failure = EngineError(f"{type(error).__name__}: {error}", "a step that succeeds", where)
                     failure.__cause__ = error
                     flight.future.set_exception(failure)
-
-
-def _known(
-    named_tensors: Iterable[tuple[str, torch.Tensor]], names: ParameterNames, seen: set[str], strange: list[str]
-) -> Iterator[tuple[str, torch.Tensor]]:
-    """Pass on the tensors the model has, and note every name."""
-    for name, tensor in named_tensors:
-        if name in names.required:
-            seen.add(name)
-            yield name, tensor.detach()
-        elif name not in names.optional:
-            strange.append(name)

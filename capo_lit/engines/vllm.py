@@ -6,18 +6,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from capo_lit.batch import FinishReason
+from capo_lit.engines import vllm_process
 from capo_lit.engines.base import Request, Sampling
 from capo_lit.engines.fence import process_fence, random_fence
-from capo_lit.engines.queue import Generated, LocalEngine, ParameterNames
+from capo_lit.engines.queue import Generated, LocalEngine
+from capo_lit.engines.weights import ParameterNames
 from capo_lit.errors import ConfigError, EngineError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-    from vllm import LLM, RequestOutput, SamplingParams
-
-# Shutting one engine down tears down the process groups that all of them use, and so would its collection as garbage:
-# every engine is held here until it is closed, and only the last one to close takes the groups with it.
-_OPEN: "list[LLM]" = []
+    from vllm import LLM, SamplingParams
 
 # Smaller blocks share more of a prompt between its rollouts; vLLM's default of 128 on CPU shares nothing below 128.
 _CPU_BLOCK = 32
@@ -45,7 +44,7 @@ class VLLMEngine(LocalEngine):
         stop: strings that end a response; the string that was found stays in the text.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  (every one is a setting of its own in a config)
         self,
         model: str,
         tokenizer: str | None = None,
@@ -70,7 +69,7 @@ class VLLMEngine(LocalEngine):
                 raise ConfigError(got, expected, self._name, f"the engine's {setting}")
         self.model = model
         self.stop = tuple(stop)
-        self._arguments = {
+        self._arguments: dict[str, Any] = {
             "model": model,
             "tokenizer": tokenizer or model,
             "dtype": dtype,
@@ -111,15 +110,8 @@ class VLLMEngine(LocalEngine):
         with self._lock:
             self._fail_all(RuntimeError("the engine was closed"))
             llm, self._llm, self._started, self._version = self._llm, None, False, None
-            if llm is None:
-                return
-            _OPEN.remove(llm)
-            client = llm.llm_engine.engine_core
-            if _OPEN:
-                client._finalizer.detach()
-                client.engine_core.model_executor.shutdown()
-            else:
-                client.shutdown()
+            if llm is not None:
+                vllm_process.release(llm)
 
     @property
     def _running(self) -> "LLM":
@@ -143,12 +135,13 @@ class VLLMEngine(LocalEngine):
                     self._name,
                     "pip install 'capo_lit[vllm]' (GPU) or 'capo_lit[cpu]', or take capo_lit.engines.hf.HFEngine",
                 ) from error
+            vllm_process.prepare()
             self._cpu = bool(current_platform.is_cpu())
             try:
                 self._llm = LLM(**self._arguments, **self._platform_arguments())
             except (ValueError, RuntimeError, OSError) as error:
                 raise EngineError(f"a vLLM that does not start: {error}", "a running engine", self._name) from error
-        _OPEN.append(self._llm)
+        vllm_process.keep(self._llm)
 
     def _platform_arguments(self) -> dict[str, Any]:
         common: dict[str, Any] = {
@@ -186,9 +179,10 @@ class VLLMEngine(LocalEngine):
 
     def _admit(self, request: Request, ids: tuple[int, ...]) -> None:
         from vllm.exceptions import VLLMError
+        from vllm.inputs import TokensPrompt
 
         self._wake()
-        engine, prompt = self._running.llm_engine, {"prompt_token_ids": list(ids)}
+        engine, prompt = self._running.llm_engine, TokensPrompt(prompt_token_ids=list(ids))
         try:
             with random_fence():
                 params = self._params(request.sampling, request.seed)
@@ -207,16 +201,17 @@ class VLLMEngine(LocalEngine):
             outputs = self._running.llm_engine.step()
         return [self._collect(output) for output in outputs if output.finished]
 
-    def _collect(self, output: "RequestOutput") -> Generated | tuple[str, EngineError]:
+    def _collect(self, output: Any) -> Generated | tuple[str, EngineError]:
         request_id, answer = output.request_id, output.outputs[0]
         del self._internal[request_id]
         self.prompt_tokens += len(output.prompt_token_ids or ())
         self.cached_tokens += output.num_cached_tokens or 0
-        ids, logprobs = tuple(answer.token_ids), tuple(answer.logprobs.logprobs)
-        if answer.finish_reason not in ("stop", "length") or len(ids) != len(logprobs):
+        ids, logprobs = tuple(answer.token_ids), tuple(getattr(answer.logprobs, "logprobs", ()))
+        reasons: dict[str | None, FinishReason] = {"stop": "stop", "length": "length"}
+        if answer.finish_reason not in reasons or len(ids) != len(logprobs):
             got = f"finish_reason {answer.finish_reason!r} with {len(ids)} tokens and {len(logprobs)} logprobs"
             return request_id, EngineError(got, "a finished response", f"{self._name}, request {request_id!r}")
-        return Generated(request_id, ids, logprobs, answer.finish_reason)
+        return Generated(request_id, ids, logprobs, reasons[answer.finish_reason])
 
     def _idle(self) -> None:
         if self._wants_sleep and not self._cpu and self._llm is not None and not self._asleep:
@@ -245,19 +240,6 @@ class VLLMEngine(LocalEngine):
         with random_fence():
             llm.collective_rpc("reload_weights", kwargs={"weights_iterator": cast})
             if self._cpu:
-                llm.apply_model(_repack)
+                llm.apply_model(vllm_process.repack)
             if not llm.reset_prefix_cache():
                 raise EngineError("a prefix cache that cannot be reset", "no request in flight", self._name)
-
-
-def _repack(model: torch.nn.Module) -> None:
-    """Build the packed copy of every CPU weight that was kept beside it anew.
-
-    Layers whose weight lives in the packed copy alone are packed again by the reload itself. A tied lm_head is not: no
-    tensor is loaded under its name, so without this it goes on answering with the old weights, silently.
-    """
-    from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
-
-    for layer in model.modules():
-        if hasattr(layer, "cpu_linear") and layer.weight.numel():
-            dispatch_cpu_unquantized_gemm(layer, remove_weight=False)

@@ -15,7 +15,6 @@ from capo_lit.genprm.base import StepJudge, critiqued, step_texts
 from capo_lit.seeding import derive_seed
 
 Kind = Literal["copy", "format", "carry", "arithmetic"]
-Fault = Kind | Literal["none"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 # Nine digits hold every number of the task; an unbounded run is hostile, for int() refuses the very long ones.
@@ -106,9 +105,10 @@ def error_kinds(problem: str, steps: Sequence[str]) -> StepErrors:
     )
 
 
-def _faults(problem: str, steps: Sequence[str]) -> list[Fault]:
+def _faults(problem: str, steps: Sequence[str]) -> list[Kind | None]:
+    """What is wrong with each step; None if nothing is."""
     expression = parse_expression(problem)
-    value, faults = expression.start, list[Fault]()
+    value, faults = expression.start, list[Kind | None]()
     for index, step in enumerate(steps):
         text = step.strip()
         if index < len(expression.operations):
@@ -117,18 +117,18 @@ def _faults(problem: str, steps: Sequence[str]) -> list[Fault]:
             value = int(line[4]) if line else value
         else:
             box = _BOX.fullmatch(text) if index == len(expression.operations) else None
-            faults.append("format" if box is None else "none" if int(box[1]) == value else "copy")
+            faults.append("format" if box is None else None if int(box[1]) == value else "copy")
     return faults
 
 
-def _line_fault(line: re.Match[str] | None, value: int, operation: tuple[str, int]) -> Fault:
+def _line_fault(line: re.Match[str] | None, value: int, operation: tuple[str, int]) -> Kind | None:
     if line is None:
         return "format"
     left, op, operand, result = int(line[1]), line[2], int(line[3]), int(line[4])
     if left != value or (op, operand) != operation:
         return "copy"
     if result == apply(left, op, operand):
-        return "none"
+        return None
     return "carry" if result == without_carry(left, op, operand) else "arithmetic"
 
 
@@ -142,7 +142,8 @@ class ArithmeticStepVerifier(StepJudge):
         vote: how they are combined.
         false_positive: probability in [0, 1] that a critique flags a right step.
         false_negative: probability in [0, 1] that a critique clears a wrong step.
-        kinds: the kinds of fault that make a step wrong (copy, format, carry, arithmetic); null takes them all.
+        kinds: the kinds of fault that make a step wrong (copy, format, carry, arithmetic); null takes them all. To see
+            when a cold start has learnt everything but the dropped carry, evaluate with all kinds but carry.
 
     Raises:
         ConfigError: if a setting is out of range, k > 1 critiques would all be the same, or k > 1 meets greedy.
@@ -162,6 +163,12 @@ class ArithmeticStepVerifier(StepJudge):
             (vote in get_args(VoteRule), f"vote {vote!r}", f"one of {', '.join(get_args(VoteRule))}", "vote"),
             (0 <= false_positive <= 1, f"false_positive {false_positive}", "a probability", "false_positive"),
             (0 <= false_negative <= 1, f"false_negative {false_negative}", "a probability", "false_negative"),
+            (
+                kinds is None or set() < set(kinds) <= set(KINDS),
+                f"kinds {kinds}",
+                f"some of {', '.join(KINDS)}",
+                "kinds",
+            ),
             (k == 1 or vote != "greedy", f"k {k} with the greedy vote", "k 1", "k, or vote"),
             (
                 k == 1 or noisy,

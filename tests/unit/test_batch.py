@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from tests.builders import make_rollout
 
 from capo_lit.batch import CritiquedRollout, StepBatch, pad_rows
 from capo_lit.core.votes import Verdict
 from capo_lit.errors import BatchError
+from tests.builders import make_rollout
 
 
 def critiqued(rollout):
@@ -15,7 +15,7 @@ def critiqued(rollout):
 
 def test_a_missing_slot_names_the_callback_that_fills_it():
     batch = StepBatch([], step=7)
-    with pytest.raises(BatchError, match="step 7.*RolloutCallback"):
+    with pytest.raises(BatchError, match=r"step 7.*RolloutCallback"):
         batch.require_rollouts()
     with pytest.raises(BatchError, match=r"--critique\.judge"):
         batch.require_verdicts()

@@ -3,9 +3,6 @@
 import pytest
 import torch
 from lightning.pytorch import Trainer
-from tests.builders import make_prompt, tiny_llama
-from tests.loaders import Loader
-from tests.scripted_engine import ScriptedEngine
 
 from capo_lit.batch import Critique, StepBatch
 from capo_lit.callbacks.critique import CritiqueCallback
@@ -17,6 +14,9 @@ from capo_lit.genprm.base import StepJudge, critiqued
 from capo_lit.module import CapoModule
 from capo_lit.settings import CreditConfig, LossConfig, OptimConfig
 from capo_lit.verifier import Verifier
+from tests.builders import make_prompt, tiny_llama
+from tests.loaders import Loader
+from tests.scripted_engine import ScriptedEngine
 
 
 class FirstStepWrong(StepJudge):
@@ -85,7 +85,11 @@ def test_weights_are_pushed_once_a_version_and_rollouts_carry_it(folder, verifie
 def test_seeds_are_a_function_of_run_step_prompt_and_sample(folder, verifier):
     first, second, other = ScriptedEngine(say), ScriptedEngine(say), ScriptedEngine(say)
     for engine, seed in ((first, 5), (second, 5), (other, 6)):
-        run(folder, RolloutCallback(engine, verifier, 2, max_probe_gap=100.0, seed=seed), CritiqueCallback(FirstStepWrong()))
+        run(
+            folder,
+            RolloutCallback(engine, verifier, 2, max_probe_gap=100.0, seed=seed),
+            CritiqueCallback(FirstStepWrong()),
+        )
     seeds = [[request.seed for request in engine.requests] for engine in (first, second, other)]
     assert seeds[0] == seeds[1]
     assert not set(seeds[0][1:]) & set(seeds[2][1:])

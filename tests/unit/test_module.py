@@ -3,8 +3,6 @@
 import pytest
 import torch
 from lightning.pytorch import Trainer
-from tests.builders import make_completion, tiny_llama
-from tests.loaders import Loader
 
 from capo_lit.batch import CritiquedRollout, Prompt, Rollout, StepBatch
 from capo_lit.core.votes import Verdict
@@ -12,6 +10,8 @@ from capo_lit.engines.base import Sampling
 from capo_lit.errors import BatchError, UpdateError
 from capo_lit.module import CapoModule
 from capo_lit.settings import CreditConfig, LossConfig, OptimConfig, UpdateConfig
+from tests.builders import make_completion, tiny_llama
+from tests.loaders import Loader
 
 # Two prompts, three rollouts each; (outcome, step errors, pieces). Steps are paragraphs; the last piece is the EOS.
 GROUPS = [

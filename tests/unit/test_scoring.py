@@ -4,10 +4,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.builders import tiny_llama
 
 from capo_lit.errors import ConfigError
 from capo_lit.scoring import check_head, padding_share, plan_microbatches, response_logprobs
+from tests.builders import tiny_llama
 
 PROMPTS = [(1, 2, 3), (4,), (5, 6, 7, 8, 9)]
 RESPONSES = [(10, 11), (12, 13, 14, 15), ()]

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from capo_lit import smollm2
+from capo_lit.cli import main
 from capo_lit.errors import ConfigError, DataError
 
 
@@ -107,8 +108,8 @@ def test_a_directory_that_holds_something_else_is_left_alone(tmp_path: Path) -> 
 
 def test_command_writes_the_path_or_the_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_model(tmp_path / "model")
-    assert smollm2.main(["--output", str(tmp_path / "model")]) == 0
+    assert main(["prepare", "smollm2", "--output", str(tmp_path / "model")]) == 0
     assert capsys.readouterr().out == f"{tmp_path / 'model'}\n"
     (tmp_path / "file").touch()
-    assert smollm2.main(["--output", str(tmp_path / "file")]) == 1
+    assert main(["prepare", "smollm2", "--output", str(tmp_path / "file")]) == 1
     assert "give another --output" in capsys.readouterr().err

@@ -110,14 +110,15 @@ def test_every_spelling_of_an_integer_is_equal(value, zeros, decimals):
 
 
 @given(st.text(max_size=200), st.text(max_size=50))
-def test_any_text_is_survived_and_a_boxed_copy_is_right(text, gold):
-    final_answer(text)
-    compare_exact(gold, text)
-    # A gold answer in a box is itself, unless braces in it end the box early or nothing of it is left.
-    if not set(gold) & set("{}\\$~") and gold.strip(" .") and gold.split():
-        assert compare_exact(gold, final_answer("\\boxed{" + gold + "}").text) in (True, False)
-        if gold.isalnum():
-            assert compare_exact(gold, final_answer("\\boxed{" + gold + "}").text) is True
+def test_any_text_is_survived(text, gold):
+    found = final_answer(text)
+    assert found is None or found.text
+    assert compare_exact(gold, text) in (True, False, None)
+
+
+@given(st.text("ab12+-=,()/ \u00e9\u4e00", min_size=1, max_size=30).filter(lambda gold: gold.strip()))
+def test_a_boxed_copy_is_right(gold):
+    assert compare_exact(gold, final_answer("so \\boxed{" + gold + "}").text) is True
 
 
 def test_gold_answer_unwraps_full_solutions():
@@ -156,7 +157,9 @@ def test_settings_are_checked(setting):
 
 
 def test_the_verifier_imports_nothing_heavy():
-    code = "import sys, capo_lit.verifier; print([m for m in ('torch', 'lightning', 'math_verify') if m in sys.modules])"
+    code = (
+        "import sys, capo_lit.verifier; print([m for m in ('torch', 'lightning', 'math_verify') if m in sys.modules])"
+    )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert out.stdout.strip() == "[]"
 

@@ -1,0 +1,73 @@
+"""Prompts and responses as token ids, with a real tokenizer."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from capo_lit.data.render import INSTRUCTION, PromptTemplate, Renderer
+from capo_lit.errors import ConfigError
+from tests.byte_tokenizer import byte_tokenizer
+
+
+@pytest.mark.parametrize(
+    "problem", ["What is 1+1", "Ends with a stop.", "  blanks \n around ", "{braces} {} {0}", "é \ue000"]
+)
+def test_a_chat_prompt_is_what_the_chat_template_makes(problem):
+    tokenizer = byte_tokenizer()
+    template = PromptTemplate(system="Be brief.")
+    messages = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": INSTRUCTION.replace("{problem}", problem.strip())},
+    ]
+    whole = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True)["input_ids"]
+    ids = Renderer(tokenizer, template).prompt(problem)
+    assert ids == tuple(whole)
+    assert ids.count(tokenizer.bos_token_id) == 1
+
+
+def test_a_plain_prompt_has_one_beginning_token_and_keeps_braces():
+    template = PromptTemplate(style="plain", text="Q: {problem} in \\boxed{}\nA:")
+    for adds_bos in (True, False):
+        tokenizer = byte_tokenizer(chat=None, adds_bos=adds_bos)
+        ids = Renderer(tokenizer, template).prompt("{a} + {0}?")
+        assert ids.count(tokenizer.bos_token_id) == int(adds_bos)
+        text = "Q: {a} + {0}? in \\boxed{}\nA:"
+        assert tokenizer.decode(ids[int(adds_bos) :]) == text
+    written = PromptTemplate(style="plain", text="<s>{problem}")
+    tokenizer = byte_tokenizer(chat=None, adds_bos=True)
+    assert Renderer(tokenizer, written).prompt("a").count(tokenizer.bos_token_id) == 1
+
+
+@given(
+    st.lists(
+        st.sampled_from(["<|end|>", "<|start|>", "</s>", "<s>", "<think>", "<|", "|>", "<", "end", "a.\n\n"]),
+        max_size=8,
+    )
+)
+def test_a_problem_never_becomes_a_control_token(parts):
+    tokenizer = byte_tokenizer()
+    renderer, problem = Renderer(tokenizer, PromptTemplate()), "".join(["x", *parts, "x"])
+    ids, plain = renderer.prompt(problem), renderer.prompt("x")
+    control = set(tokenizer.added_tokens_decoder)
+    assert [i for i in ids if i in control] == [i for i in plain if i in control]
+    assert problem in tokenizer.decode(ids)
+    assert not [i for i in renderer.response(problem)[:-1] if i in control]
+
+
+def test_a_response_ends_as_the_chat_template_ends_a_turn():
+    tokenizer = byte_tokenizer()
+    end = tokenizer.convert_tokens_to_ids("<|end|>")
+    assert Renderer(tokenizer, PromptTemplate()).response("ab")[-1] == end
+    plain = Renderer(tokenizer, PromptTemplate(style="plain", text="{problem}")).response("ab")
+    assert plain[-1] == tokenizer.eos_token_id
+    assert tokenizer.decode(plain[:-1]) == "ab"
+
+
+def test_templates_are_checked():
+    for text in ("no place", "{problem} {problem}"):
+        with pytest.raises(ConfigError, match=r"template\.text"):
+            PromptTemplate(text=text)
+    with pytest.raises(ConfigError, match=r"template\.system"):
+        PromptTemplate(style="plain", system="s")
+    with pytest.raises(ConfigError, match="chat template"):
+        Renderer(byte_tokenizer(chat=None), PromptTemplate())
