@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from capo_lit.curves import read_curves
+from capo_lit.data.arithmetic_model import write_initial_model
 from capo_lit.quickstart import REGIMES, arms, cold_start, fit
 
 METRICS = {"val/avg_at_k": "avg@8", "val/greedy_accuracy": "greedy", "val/step_error_frac": "step error"}
@@ -46,6 +47,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2, help="runs at a time")
     args = parser.parse_args()
     root = args.root or Path("runs") / f"bench-{args.regime}"
+    for seed in args.sft_seeds:  # here, since transformers cannot be imported by two threads at once
+        write_initial_model(root / f"sft{seed}" / "initial", seed)
     with ThreadPoolExecutor(args.workers) as pool:
         policies = list(pool.map(lambda seed: start(root, args.regime, seed), args.sft_seeds))
         jobs = [

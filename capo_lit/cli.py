@@ -41,15 +41,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not args or args[0] in ("-h", "--help", "help"):
         sys.stdout.write(_USAGE)
         return 0
-    from capo_lit.errors import CapoError
-
+    # Threads that wait for work asleep: spinning ones slow everything down twentyfold as soon as a second process (a
+    # verifier, another run) wants the cores. Read by the OpenMP runtimes when torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         return _dispatch(args[0], args[1:])
-    except CapoError as error:
-        if os.environ.get("CAPO_DEBUG"):
+    except Exception as error:
+        ours = _cause_of_ours(error)
+        if ours is None or os.environ.get("CAPO_DEBUG"):
             raise
-        sys.stderr.write(f"capo: {type(error).__name__}: {error}\n")
+        sys.stderr.write(f"capo: {type(ours).__name__}: {ours}\n")
         return 1
+
+
+def _cause_of_ours(error: BaseException | None) -> BaseException | None:
+    """The CapoError that an exception is, or was raised from: the parser wraps what a constructor raises."""
+    from capo_lit.errors import CapoError
+
+    while error is not None and not isinstance(error, CapoError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def _dispatch(command: str, rest: list[str]) -> int:

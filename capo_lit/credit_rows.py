@@ -50,7 +50,8 @@ def assign_credit(batch: StepBatch, config: CreditConfig) -> CreditRows:
         batch.require_verdicts()
     ids = [rollout.completion.ids for rollout in rollouts]
     generated = pad_rows([[1] * len(row) for row in ids], 0, torch.bool)
-    outcome = torch.tensor([_number(rollout.outcome) for rollout in rollouts])
+    # Every dtype is said: under bf16-true Lightning makes bfloat16 the default, which is too coarse for rewards.
+    outcome = torch.tensor([_number(rollout.outcome) for rollout in rollouts], dtype=torch.float32)
     mask = generated & ~outcome.isnan()[:, None]
     steps, step_error = _steps_and_errors(batch, rollouts, generated.shape[1])
     rewards = token_rewards(outcome, step_error, config.w_whole, config.w_process)
@@ -97,7 +98,7 @@ def _steps_and_errors(batch: StepBatch, rollouts: tuple[Rollout, ...], width: in
     """(n, t) step indices and (n, t) step errors; -1 and 0 where a token belongs to no step or nobody judged."""
     if not batch.has_verdicts:
         shape = (len(rollouts), width)
-        return torch.full(shape, -1), torch.zeros(shape)
+        return torch.full(shape, -1), torch.zeros(shape, dtype=torch.float32)
     step_rows, error_rows = [], []
     for item in batch.require_verdicts():
         completion = item.rollout.completion

@@ -37,7 +37,8 @@ class Evaluation(nn.Module):
         for rollout in sampled:
             by_group[rollout.group].append(rollout)
         if by_group:
-            outcomes = torch.tensor([[_number(r.outcome) for r in group] for group in by_group.values()])
+            rows = [[_number(r.outcome) for r in group] for group in by_group.values()]
+            outcomes = torch.tensor(rows, dtype=torch.float32)
             for metric in self.at_k.values():
                 metric.update(outcomes.to(metric.device))
         self._mean("greedy_accuracy", [r.outcome for r in rollouts if r.greedy and r.outcome is not None])
@@ -64,7 +65,7 @@ class Evaluation(nn.Module):
 
     def _mean(self, name: str, values: list[float]) -> None:
         if values:
-            self.means[name].update(torch.tensor(values))
+            self.means[name].update(torch.tensor(values, dtype=torch.float32))
 
 
 def _number(outcome: float | None) -> float:

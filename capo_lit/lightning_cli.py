@@ -89,18 +89,19 @@ class CapoCLI(LightningCLI):
         return kwargs
 
 
-def build(args: Any, run: bool = True, **kwargs: Any) -> CapoCLI:
+def build(args: Any, run: bool = True, cli: type[CapoCLI] = CapoCLI, **kwargs: Any) -> CapoCLI:
     """Parse a config, build trainer, module and data, and run the subcommand.
 
     Args:
         args: a list of command line arguments, or a config as a dict.
         run: false only builds: `cli = build(config, run=False)` gives cli.trainer, cli.model and cli.datamodule, and
             the config then has no subcommand.
+        cli: the class to build; one that only parses can check configs.
         kwargs: passed on to LightningCLI.
     """
     for message in _HARMLESS:
         warnings.filterwarnings("ignore", message)
-    return CapoCLI(
+    return cli(
         PolicyModule,
         LightningDataModule,
         subclass_mode_model=True,

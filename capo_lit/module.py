@@ -61,7 +61,7 @@ class CapoModule(PolicyModule):
         """Turn the facts gathered in the batch into optimizer steps, and log what happened."""
         rows = assign_credit(batch, self.credit)
         started = time.perf_counter()
-        passes = _Pass(torch.zeros(rows.mask.shape))
+        passes = _Pass(torch.zeros(rows.mask.shape, dtype=torch.float32))
         stats, norms, loss = self._optimize(rows, batch, passes)
         seconds = time.perf_counter() - started
         batch.set_credit(
@@ -174,8 +174,9 @@ class CapoModule(PolicyModule):
 
     def _normalizer(self, mask: torch.Tensor, max_tokens: int | None) -> float:
         """The loss's denominator: the mean over data-parallel ranks, since their gradients are averaged."""
-        local = torch.tensor(loss_normalizer(mask, self.loss.aggregation, max_tokens), device=self.device)
-        return float(self.trainer.strategy.reduce(local.double(), reduce_op="mean"))
+        count = loss_normalizer(mask, self.loss.aggregation, max_tokens)
+        local = torch.tensor(count, dtype=torch.float64, device=self.device)
+        return float(self.trainer.strategy.reduce(local, reduce_op="mean"))
 
     def _minibatches(self, n: int, step: int) -> Iterator[list[int]]:
         count = min(self.update.minibatches, n)

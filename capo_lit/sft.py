@@ -36,7 +36,8 @@ class SFTModule(PolicyModule):
         """One optimizer step on one batch of demonstrations."""
         started = time.perf_counter()
         lengths = [len(ids) for ids in batch.ids]
-        local = torch.tensor(float(sum(lengths) - sum(batch.prompt_lengths)), device=self.device)
+        tokens = sum(lengths) - sum(batch.prompt_lengths)
+        local = torch.tensor(tokens, dtype=torch.float64, device=self.device)
         # The mean over ranks of local sums over this is the sum over all ranks by the count over all ranks.
         count = float(self.trainer.strategy.reduce(local, reduce_op="mean"))
         optimizer: Any = self.optimizers()

@@ -12,6 +12,7 @@ for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE", "H
     os.environ[name] = "1"
 os.environ["VLLM_NO_USAGE_STATS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the capo command does
 
 # Before the first import of the core: from here on every annotated shape and dtype is checked at run time.
 jaxtyping.install_import_hook("capo_lit.core", "beartype.beartype")

@@ -79,8 +79,9 @@ class Watched(CapoModule):
         super().log_metrics(values, batch_size)
 
 
-def train(module, batch):
+def train(module, batch, precision="32-true"):
     trainer = Trainer(
+        precision=precision,
         max_epochs=1, accelerator="cpu", devices=1, logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
@@ -88,11 +89,11 @@ def train(module, batch):
     return module
 
 
-def fit(folder, batch, lr=1e-2, **settings):
+def fit(folder, batch, lr=1e-2, precision="32-true", **settings):
     settings.setdefault("loss", LossConfig(importance_cap=None))
     module = Watched(folder, OptimConfig(lr=lr, grad_clip=0.0), **settings)
     module.forwards = 0
-    return train(module, batch)
+    return train(module, batch, precision)
 
 
 def assert_same_gradient(one, two):
@@ -199,3 +200,29 @@ def test_a_gradient_that_is_not_finite_stops_the_run_and_leaves_the_weights(fold
     with pytest.raises(UpdateError, match="nan"):
         train(module, make_batch())
     assert torch.equal(before, module.policy.lm_head.weight)
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
+def test_bf16_takes_the_same_direction_as_fp32(folder, precision):
+    exact = fit(folder, make_batch())
+    half = fit(folder, make_batch(), precision=precision)
+    flat = [torch.cat([g.float().flatten() for g in module.gradient.values()]) for module in (exact, half)]
+    assert torch.cosine_similarity(*flat, dim=0) > 0.97
+    batch = make_batch()
+    fit(folder, batch, precision=precision)
+    credit = batch.require_credit()
+    assert credit.advantages.dtype == credit.token_rewards.dtype == torch.float32
+
+
+def test_gradient_checkpointing_changes_memory_and_not_the_gradient(folder):
+    plain = fit(folder, make_batch())
+    saving = fit(folder, make_batch(), update=UpdateConfig(gradient_checkpointing=True))
+    assert saving.policy.is_gradient_checkpointing
+    assert_same_gradient(plain, saving)
+
+
+def test_dropout_of_the_checkpoint_is_switched_off(tmp_path):
+    tiny_llama(tmp_path, attention_dropout=0.5)
+    one, two = (fit(str(tmp_path), make_batch()) for _ in range(2))
+    assert_same_gradient(one, two)
+    assert one.policy.config.attention_dropout == 0.0
