@@ -1,5 +1,7 @@
 """One small vocabulary of errors, so that every message answers the same four questions."""
 
+from collections.abc import Iterable
+
 
 class CapoError(Exception):
     """What came, what was expected, where, and which setting to change.
@@ -27,6 +29,21 @@ class CapoError(Exception):
 
 class ConfigError(CapoError):
     """A setting, or a combination of settings, that cannot be run."""
+
+
+def check_settings(checks: Iterable[tuple[bool, str, str, str]], where: str) -> None:
+    """Refuse the first setting that does not hold.
+
+    Args:
+        checks: whether it holds, what was got, what was expected, and the setting to change.
+        where: whose settings they are.
+
+    Raises:
+        ConfigError: for the first check that does not hold.
+    """
+    for holds, got, expected, setting in checks:
+        if not holds:
+            raise ConfigError(got, expected, where, setting)
 
 
 class DataError(CapoError):

@@ -74,18 +74,22 @@ class CapoCLI(LightningCLI):
 
     def before_fit(self) -> None:
         """Measure the policy that training starts from, unless the run is resumed."""
-        if self.config_init.fit.validate_first and self.config.fit.ckpt_path is None:
+        if self.config_init.fit.validate_first and self._checkpoint(self.config.fit.ckpt_path) is None:
             self.trainer.validate(self.model, self.datamodule, verbose=False)
+
+    def _checkpoint(self, ckpt_path: Any) -> Any:
+        """The checkpoint to load: `last` is the newest whole one of the run, or none if there is none yet."""
+        if ckpt_path != "last":
+            return ckpt_path
+        directory = self._get(self.config_init, "checkpoint").dirpath
+        return latest_checkpoint(Path(directory or Path(self.trainer.default_root_dir) / "checkpoints"))
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         kwargs = super()._prepare_subcommand_kwargs(subcommand)
         kwargs["weights_only"] = True  # a checkpoint is data: nothing in it is run
-        if kwargs.get("ckpt_path") == "last":
-            directory = self._get(self.config_init, "checkpoint").dirpath
-            root = Path(directory or Path(self.trainer.default_root_dir) / "checkpoints")
-            kwargs["ckpt_path"] = latest_checkpoint(root)
         if subcommand == "fit":
-            self._get(self.config_init, "record").resume = self.config.fit.ckpt_path is not None
+            self._get(self.config_init, "record").resume = kwargs["ckpt_path"] is not None
+        kwargs["ckpt_path"] = self._checkpoint(kwargs["ckpt_path"])
         return kwargs
 
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from capo_lit.data.sources import Problem, PromptSource
-from capo_lit.errors import ConfigError, DataError
+from capo_lit.errors import ConfigError, DataError, check_settings
 from capo_lit.seeding import derive_seed
 
 MAX_VALUE = 20
@@ -180,9 +180,7 @@ class ArithmeticSource(PromptSource):
             (0 <= carry_bug <= 1, f"carry_bug {carry_bug}", "a probability in [0, 1]", "carry_bug"),
             (split in get_args(Split), f"split {split!r}", f"one of {', '.join(get_args(Split))}", "split"),
         )
-        for holds, got, expected, setting in checks:
-            if not holds:
-                raise ConfigError(got, expected, "ArithmeticSource", setting)
+        check_settings(checks, "ArithmeticSource")
         self.size, self.seed, self.split = size, seed, split
         self.min_ops, self.max_ops, self.carry_bug = min_ops, max_ops, carry_bug
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from capo_lit.batch import Completion
-from capo_lit.errors import ConfigError
+from capo_lit.errors import check_settings
 
 Message = Mapping[str, str]
 
@@ -36,9 +36,7 @@ class Sampling:
             (self.top_k >= 0, f"top_k {self.top_k}", "an integer >= 0", "top_k"),
             (self.max_tokens >= 1, f"max_tokens {self.max_tokens}", "an integer >= 1", "max_tokens"),
         )
-        for holds, got, expected, setting in checks:
-            if not holds:
-                raise ConfigError(got, expected, "Sampling", f"sampling.{setting}")
+        check_settings(checks, "sampling")
 
     @property
     def truncates(self) -> bool:

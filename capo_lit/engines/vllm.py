@@ -12,7 +12,7 @@ from capo_lit.engines.base import Request, Sampling
 from capo_lit.engines.fence import process_fence, random_fence
 from capo_lit.engines.queue import Generated, LocalEngine
 from capo_lit.engines.weights import ParameterNames
-from capo_lit.errors import ConfigError, EngineError
+from capo_lit.errors import EngineError, check_settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -64,9 +64,7 @@ class VLLMEngine(LocalEngine):
             (kv_cache_gib > 0, f"kv_cache_gib {kv_cache_gib}", "a number > 0", "kv_cache_gib"),
             (0 < gpu_memory_utilization <= 1, f"{gpu_memory_utilization}", "in (0, 1]", "gpu_memory_utilization"),
         )
-        for holds, got, expected, setting in checks:
-            if not holds:
-                raise ConfigError(got, expected, self._name, f"the engine's {setting}")
+        check_settings(checks, self._name)
         self.model = model
         self.stop = tuple(stop)
         self._arguments: dict[str, Any] = {

@@ -10,7 +10,7 @@ from capo_lit.batch import Critique, CritiquedRollout, Rollout
 from capo_lit.core.steps import split_steps
 from capo_lit.core.votes import VoteRule
 from capo_lit.data.arithmetic import apply, parse_expression, without_carry
-from capo_lit.errors import ConfigError
+from capo_lit.errors import check_settings
 from capo_lit.genprm.base import StepJudge, critiqued, step_texts
 from capo_lit.seeding import derive_seed
 
@@ -177,9 +177,7 @@ class ArithmeticStepVerifier(StepJudge):
                 "k, or an error rate",
             ),
         )
-        for holds, got, expected, setting in checks:
-            if not holds:
-                raise ConfigError(got, expected, "ArithmeticStepVerifier", setting)
+        check_settings(checks, "ArithmeticStepVerifier")
         self.k, self.vote, self.kinds = k, vote, tuple(KINDS if kinds is None else kinds)
         self.false_positive, self.false_negative = false_positive, false_negative
 

@@ -11,7 +11,7 @@ from capo_lit.batch import Completion, Critique, CritiquedRollout, Rollout, Span
 from capo_lit.core.steps import Style, split_steps
 from capo_lit.core.votes import VoteRule
 from capo_lit.engines.base import Engine, Request, Sampling
-from capo_lit.errors import ConfigError, EngineError
+from capo_lit.errors import EngineError, check_settings
 from capo_lit.genprm.base import StepJudge, critiqued, step_texts
 from capo_lit.genprm.parse import last_box, parse_critique
 from capo_lit.genprm.prompts import load_template
@@ -201,6 +201,4 @@ def _check(k: int, vote: VoteRule, sampling: Sampling, style: Style, deadline_s:
             "sampling.temperature, or k 1",
         ),
     )
-    for holds, got, expected, setting in checks:
-        if not holds:
-            raise ConfigError(got, expected, "GenPRM", setting)
+    check_settings(checks, "GenPRM")

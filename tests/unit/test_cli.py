@@ -72,7 +72,9 @@ def parser():
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.name)
 def test_every_config_parses_alone(parser, config):
     fit = parser(["fit", "--config", str(config)])
-    assert fit.model.init_args.policy == fit.data.init_args.tokenizer == fit.rollout.engine.init_args.model == fit.policy
+    assert (
+        fit.model.init_args.policy == fit.data.init_args.tokenizer == fit.rollout.engine.init_args.model == fit.policy
+    )
     assert fit.model.init_args.seed == fit.data.init_args.seed == fit.rollout.seed == fit.critique.seed == 0
 
 
