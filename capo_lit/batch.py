@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import count
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -19,9 +18,7 @@ from capo_lit.facts import (
     Span,
     TokenCredit,
 )
-
-if TYPE_CHECKING:
-    from capo_lit.engines.base import Sampling
+from capo_lit.sampling import Sampling
 
 __all__ = [
     "Completion",
@@ -66,7 +63,7 @@ class StepBatch:
     def __len__(self) -> int:
         return len(self.prompts)
 
-    def set_rollouts(self, rollouts: Iterable[Rollout], sampling: "Sampling | None" = None) -> None:
+    def set_rollouts(self, rollouts: Iterable[Rollout], sampling: Sampling | None = None) -> None:
         """Fill the slot with rollouts, or with an iterator that yields each one when it finishes.
 
         Args:

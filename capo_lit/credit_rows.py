@@ -66,9 +66,6 @@ def assign_credit(batch: StepBatch, config: CreditConfig) -> CreditRows:
         std_floor=config.std_floor,
         max_abs_advantage=config.max_abs_advantage,
     )
-    engine = None
-    if all(rollout.completion.logprobs is not None for rollout in rollouts):
-        engine = pad_rows([rollout.completion.logprobs or () for rollout in rollouts], 0.0, torch.float32)
     return CreditRows(
         rollouts=rollouts,
         lengths=[len(rollout.prompt.ids) + len(rollout.completion.ids) for rollout in rollouts],
@@ -76,7 +73,7 @@ def assign_credit(batch: StepBatch, config: CreditConfig) -> CreditRows:
         step_of_token=steps,
         token_rewards=rewards,
         advantages=credit,
-        engine_logprobs=engine,
+        engine_logprobs=_engine_logprobs(rollouts),
         temperature=batch.sampling.temperature if batch.sampling else 1.0,
         max_tokens=batch.sampling.max_tokens if batch.sampling else None,
     )
@@ -92,6 +89,13 @@ def credit_metrics(rows: CreditRows) -> dict[str, float]:
         "reward/zero_std_group_frac": sum(silent) / len(silent),
         "reward/adv_abs_max": float(rows.advantages.abs().max()),
     }
+
+
+def _engine_logprobs(rollouts: tuple[Rollout, ...]) -> torch.Tensor | None:
+    """(n, t) float32, or None if the engine gave none."""
+    rows = [rollout.completion.logprobs for rollout in rollouts]
+    known = [row for row in rows if row is not None]
+    return pad_rows(known, 0.0, torch.float32) if len(known) == len(rows) else None
 
 
 def _steps_and_errors(batch: StepBatch, rollouts: tuple[Rollout, ...], width: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -79,19 +79,11 @@ def response_logprobs(
     slots = [t for response in responses for t in range(len(response))]
     # The hidden state at one position predicts the token at the next.
     predicting = hidden[rows, [column - 1 for column in columns]]
-    flat, entropy = token_logprobs(
-        predicting,
-        targets=ids[rows, columns],
-        temperature=temperature,
-        chunk_tokens=chunk_tokens,
-        **head_arguments(model),
-    )
+    options = {"temperature": temperature, "chunk_tokens": chunk_tokens, **head_arguments(model)}
+    flat, entropy = token_logprobs(predicting, targets=ids[rows, columns], **options)
     shape = (len(responses), max((len(response) for response in responses), default=0))
     index = (torch.tensor(rows, device=device), torch.tensor(slots, device=device))
-    return (
-        flat.new_zeros(shape).index_put(index, flat),
-        entropy.new_zeros(shape).index_put(index, entropy),
-    )
+    return flat.new_zeros(shape).index_put(index, flat), entropy.new_zeros(shape).index_put(index, entropy)
 
 
 @torch.no_grad()

@@ -7,9 +7,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from capo_lit.batch import Completion
-from capo_lit.engines.base import Request, Sampling
+from capo_lit.engines.base import Engine, Request, Sampling, as_completed
 
 WORDS, EOS, LIMIT = 48, 1, 256
+MAX_LEN = 160  # of the engine over it
 CHAT = "{% for m in messages %}w0 {{ m.content }} w1 {% endfor %}w2"
 
 
@@ -80,3 +81,8 @@ def gap(
 
 def in_order(completions: list[Completion]) -> list[Completion]:
     return sorted(completions, key=lambda completion: int(completion.request_id[1:]))
+
+
+def run(engine: Engine, asked: list[Request]) -> list[Completion]:
+    """The completions in the order they were asked for."""
+    return in_order(list(as_completed(engine, asked)))

@@ -9,10 +9,11 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from capo_lit.batch import StepBatch
 from capo_lit.callbacks.rollout_metrics import rollout_metrics
-from capo_lit.engines.base import Engine, Sampling, SyncsWeights
+from capo_lit.engines.base import Engine, SyncsWeights
 from capo_lit.errors import ConfigError
 from capo_lit.policy import PolicyModule
 from capo_lit.rollouts import Draw, probe_gap, stream_rollouts
+from capo_lit.sampling import Sampling
 from capo_lit.seeding import derive_seed
 from capo_lit.verifier import Verifier
 

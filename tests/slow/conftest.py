@@ -1,0 +1,51 @@
+"""One vLLM engine over a tiny Llama for all tests that need one: engines are built once per process."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import LlamaForCausalLM
+
+from capo_lit.engines.base import as_completed
+from capo_lit.engines.vllm import VLLMEngine
+from tests.process_world import world
+from tests.tiny_llama import MAX_LEN, build, requests
+
+
+@pytest.fixture(scope="session")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("llama")
+    build(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def changes() -> dict[str, tuple[object, object]]:
+    """What starting the engine changed; filled by the fixture below."""
+    return {}
+
+
+@pytest.fixture(scope="session")
+def running(path: Path, changes: dict[str, tuple[object, object]]) -> Iterator[VLLMEngine]:
+    torch.manual_seed(3)
+    engine = VLLMEngine(str(path), dtype="float32", max_model_len=MAX_LEN, max_num_seqs=16, kv_cache_gib=0.1)
+    before = world()
+    (warm,) = as_completed(engine, requests(1, tokens=2))
+    assert warm.version is None
+    after = world()
+    changes.update({name: (before[name], after[name]) for name in before if before[name] != after[name]})
+    yield engine
+    engine.close()
+
+
+@pytest.fixture
+def model(path: Path) -> LlamaForCausalLM:
+    return LlamaForCausalLM.from_pretrained(path).eval()
+
+
+@pytest.fixture
+def engine(running: VLLMEngine, model: LlamaForCausalLM) -> VLLMEngine:
+    """The module's engine with the weights of the checkpoint, as version 0."""
+    running.load_weights(model.named_parameters(), version=0)
+    return running
