@@ -39,6 +39,7 @@ _REWARD = (
     MetricSpec("reward/adv_abs_max", "1", "largest absolute advantage of a token"),
 )
 _ROLLOUT = (
+    MetricSpec("rollout/tokens", "tokens", "tokens sampled in the step, end tokens included, per process"),
     MetricSpec("rollout/length_mean", "tokens", "response length, end token included"),
     MetricSpec("rollout/length_max", "tokens", "longest response"),
     MetricSpec("rollout/truncated_frac", "share", "rollouts cut at max_tokens"),

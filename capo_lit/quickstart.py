@@ -79,7 +79,7 @@ def fit(config: Sequence[str], root: Path, policy: Path, seed: int, extra: Seque
     settings = ["--policy", str(policy), "--trainer.default_root_dir", str(root), "--seed_everything", str(seed)]
     started = time.monotonic()
     command = [sys.executable, "-m", "capo_lit.cli", "fit", *files, *settings, *extra]
-    # The model is so small that a second thread costs more than it brings; a user's own choice counts.
+    # A model this small is not worth a second thread; a user's own choice counts.
     env = {"OMP_NUM_THREADS": "1", **os.environ}
     status = subprocess.run(command, check=False, env=env).returncode
     if status:
@@ -105,19 +105,18 @@ def arms(regime: Regime) -> dict[str, list[str]]:
     return {"CAPO": [regime.rl], "GRPO": [regime.rl, "algorithm/grpo.yaml"]}
 
 
-def summarize(curves: dict[str, Curve], name: str, seconds: float, rollouts: int, at: int | None = None) -> Row:
+def summarize(curves: dict[str, Curve], name: str, seconds: float, at: int | None = None) -> Row:
     """A row of the table from a run's curves.
 
     Args:
         curves: of the run.
         name: of the row.
         seconds: wall time of the run.
-        rollouts: per step.
         at: step to report; the last one by default.
     """
     values = [curves[metric] for metric in ("val/greedy_accuracy", "val/avg_at_k", "val/step_error_frac")]
     step = max(values[0]) if at is None else at
-    tokens = 0.0 if at == 0 else rollouts * sum(curves["rollout/length_mean"].values())
+    tokens = sum(count for when, count in curves["rollout/tokens"].items() if when <= step)
     return Row(name, *(curve[step] for curve in values), seconds, tokens)
 
 
@@ -139,6 +138,10 @@ def main(argv: Sequence[str]) -> int:
     root = args.root or Path("runs") / time.strftime(f"quickstart-{args.regime}-%Y%m%d-%H%M%S")
     if root.exists():
         raise ConfigError(f"{root}, which exists", "a new directory", change="--root")
+    if not CONFIGS.is_dir():
+        raise ConfigError(
+            "an installation without configs/", "a clone of the repository", str(CONFIGS), "pip install -e ."
+        )
     started = time.monotonic()
     regime = REGIMES[args.regime]
     policy, sft_seconds = cold_start(regime, root, args.seed)
@@ -147,8 +150,8 @@ def main(argv: Sequence[str]) -> int:
         seconds = fit(config, root / name.lower(), policy, args.seed)
         curves[name] = read_curves(root / name.lower())
         if not rows:
-            rows.append(summarize(curves[name], "start", sft_seconds, 64, at=0))
-        rows.append(summarize(curves[name], name, seconds, 64))
+            rows.append(summarize(curves[name], "start", sft_seconds, at=0))
+        rows.append(summarize(curves[name], name, seconds))
     plot(curves, root / "curves.png")
     summary = {"rows": [asdict(row) for row in rows], "seconds": time.monotonic() - started, "peak_mib": _peak_mib()}
     (root / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")

@@ -61,6 +61,9 @@ class RunCheckpoint(ModelCheckpoint):
         """Settle the directory; it must not depend on a logger's version, or a resumed run would look elsewhere."""
         if self.dirpath is None:
             self.dirpath = os.path.join(trainer.default_root_dir, "checkpoints")
+        if stage == "fit" and trainer.is_global_zero:
+            for partial in Path(self.dirpath).glob(".*.ckpt.partial-*"):  # of a run that was killed while it saved
+                partial.unlink()
         super().setup(trainer, pl_module, stage)
 
     def _monitor_candidates(self, trainer: Trainer) -> dict[str, torch.Tensor]:

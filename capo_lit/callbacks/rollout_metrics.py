@@ -10,6 +10,7 @@ def rollout_metrics(rollouts: Sequence[Rollout], seconds: float) -> dict[str, fl
     lengths = [len(rollout.completion.ids) for rollout in rollouts]
     known = [rollout.outcome for rollout in rollouts if rollout.outcome is not None]
     values = {
+        "rollout/tokens": float(sum(lengths)),
         "rollout/length_mean": sum(lengths) / len(lengths),
         "rollout/length_max": float(max(lengths)),
         "rollout/truncated_frac": _share(r.completion.finish_reason == "length" for r in rollouts),
