@@ -31,7 +31,7 @@ $(STAMP): $(LOCK) pyproject.toml
 	@$(PIP) install --no-deps --no-build-isolation --editable . 2> $(VENV)/pip.log || { cat $(VENV)/pip.log; exit 1; }
 	@touch $(STAMP)
 
-demo: setup ## Train the quickstart, CAPO against GRPO, and print the table (about 5 minutes)
+demo: setup ## Train the quickstart, CAPO against GRPO, and print the table (about 3 minutes)
 	@$(BIN)/capo quickstart
 
 demo-sparse: setup ## The same where right answers are rare

@@ -13,6 +13,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from transformers.utils.logging import disable_progress_bar
 
 from capo_lit.callbacks.checkpoint import AtomicCheckpointIO, RunCheckpoint, latest_checkpoint
 from capo_lit.callbacks.critique import CritiqueCallback
@@ -105,6 +106,8 @@ def build(args: Any, run: bool = True, cli: type[CapoCLI] = CapoCLI, **kwargs: A
     """
     for message in _HARMLESS:
         warnings.filterwarnings("ignore", message)
+    if not sys.stderr.isatty():
+        disable_progress_bar()  # transformers draws one for every model it loads or saves
     return cli(
         PolicyModule,
         LightningDataModule,
