@@ -11,7 +11,7 @@ TORCH_INDEX ?=
 
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help setup demo demo-sparse test test-fast lint types check format lock clean
+.PHONY: help setup demo demo-sparse demo-genprm test test-fast lint types check format lock clean
 
 help: ## Say what each target does
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -36,6 +36,9 @@ demo: setup ## Train the quickstart, CAPO against GRPO, and print the table (abo
 
 demo-sparse: setup ## The same where right answers are rare
 	@$(BIN)/capo quickstart --regime sparse
+
+demo-genprm: setup ## CAPO under a small generative judge, against the rule and GRPO
+	@$(BIN)/python bench/pocket_judge.py --votes majority
 
 test: setup ## All tests, slow ones included
 	@$(BIN)/python -m pytest -q --durations=15

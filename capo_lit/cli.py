@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 
 _USAGE = """usage: capo COMMAND [--help] [--config FILE.yaml] [OPTIONS]
 
@@ -17,6 +18,8 @@ training and evaluation (Lightning CLI; `capo fit --help` lists every setting):
   predict    sample solutions of the test prompts and write them as records
 
 tools:
+  critique   judge a file of solutions: capo critique FILE.jsonl --config configs/judge/smollm2.yaml
+  replay     verdicts of a run's records under another vote, k or weights, without a judge
   verify     outcomes of a file of answers: capo verify FILE.jsonl (rows {gold, prediction})
   prepare    make a model that no hub is needed for: capo prepare arithmetic | smollm2
   quickstart train the built-in arithmetic task from nothing, CAPO against GRPO, and print the table
@@ -26,6 +29,14 @@ environment:
   HF_HUB_OFFLINE=1   never ask a model hub
 """
 _TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
+# Each module has a `main(argv) -> exit status`, and is imported only when its command is asked for.
+_TOOLS = {
+    "critique": "capo_lit.critique_cli",
+    "replay": "capo_lit.replay_cli",
+    "verify": "capo_lit.verify_cli",
+    "prepare": "capo_lit.prepare",
+    "quickstart": "capo_lit.quickstart",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -69,18 +80,8 @@ def _dispatch(command: str, rest: list[str]) -> int:
 
         build([command, *rest])
         return 0
-    if command == "verify":
-        from capo_lit.verify_cli import main as verify
-
-        return verify(rest)
-    if command == "prepare":
-        from capo_lit.prepare import main as prepare
-
-        return prepare(rest)
-    if command == "quickstart":
-        from capo_lit.quickstart import main as quickstart
-
-        return quickstart(rest)
+    if command in _TOOLS:
+        return int(import_module(_TOOLS[command]).main(rest))
     sys.stderr.write(f"capo: unknown command {command!r}; `capo --help` lists the commands\n")
     return 2
 

@@ -37,16 +37,22 @@ class CreditRows:
     max_tokens: int | None
 
 
-def assign_credit(batch: StepBatch, config: CreditConfig) -> CreditRows:
+def assign_credit(batch: StepBatch, config: CreditConfig, process_scale: float = 1.0) -> CreditRows:
     """Token rewards and advantages of a batch.
 
     A rollout whose outcome is unknown keeps its row and leaves the mask, so it is in nobody's mean and in no loss.
 
+    Args:
+        batch: with rollouts, and with verdicts if wrong steps cost anything.
+        config: weights and estimator.
+        process_scale: factor on w_process, in [0, 1]; 1 is the config's own weight.
+
     Raises:
-        BatchError: if rollouts are missing, or verdicts are and w_process > 0.
+        BatchError: if rollouts are missing, or verdicts are and w_process * process_scale > 0.
     """
     rollouts = batch.require_rollouts()
-    if config.w_process > 0:
+    w_process = config.w_process * process_scale
+    if w_process > 0:
         batch.require_verdicts()
     ids = [rollout.completion.ids for rollout in rollouts]
     generated = pad_rows([[1] * len(row) for row in ids], 0, torch.bool)
@@ -54,7 +60,7 @@ def assign_credit(batch: StepBatch, config: CreditConfig) -> CreditRows:
     outcome = torch.tensor([_number(rollout.outcome) for rollout in rollouts], dtype=torch.float32)
     mask = generated & ~outcome.isnan()[:, None]
     steps, step_error = _steps_and_errors(batch, rollouts, generated.shape[1])
-    rewards = token_rewards(outcome, step_error, config.w_whole, config.w_process)
+    rewards = token_rewards(outcome, step_error, config.w_whole, w_process)
     rewards = torch.where(mask, rewards, 0.0)
     group = torch.tensor([rollout.group for rollout in rollouts])
     credit = advantages(
@@ -62,7 +68,7 @@ def assign_credit(batch: StepBatch, config: CreditConfig) -> CreditRows:
         mask,
         group,
         estimator=config.estimator,
-        process=torch.where(mask, -step_error * config.w_process, 0.0),
+        process=torch.where(mask, -step_error * w_process, 0.0),
         std_floor=config.std_floor,
         max_abs_advantage=config.max_abs_advantage,
     )

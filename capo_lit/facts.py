@@ -13,6 +13,8 @@ from capo_lit.core.votes import Verdict
 FinishReason = Literal["stop", "length"]
 Span = tuple[int, int]
 
+ABORTED = "aborted"
+
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
@@ -48,6 +50,8 @@ class Completion:
         prompt_tokens: length of the prompt, tokens.
         version: policy version of the weights that generated it; None for an engine that never syncs.
         seconds: from submission to the last token.
+        completion_tokens: how many tokens were generated, where the ids are not known (a server); None where they are,
+            or where the server does not say.
     """
 
     request_id: str
@@ -60,6 +64,7 @@ class Completion:
     prompt_tokens: int
     version: int | None
     seconds: float
+    completion_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +77,7 @@ class Rollout:
         sample: index among the prompt's samples, in [0, g).
         outcome: 1.0 right, 0.0 wrong, None unknown (verifier timeout or crash).
         greedy: decoded at temperature 0 (validation only).
+        spans: its steps, where its source says what they are; None lets the judge split the text.
     """
 
     row: int
@@ -81,6 +87,7 @@ class Rollout:
     completion: Completion
     outcome: float | None
     greedy: bool = False
+    spans: tuple[Span, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +97,12 @@ class Critique:
     Attributes:
         reply: the judge's own turn, verbatim; "" if it failed.
         wrong: 0-based wrong steps, or None if the critique abstains.
-        cause: why it abstains ("parse", "timeout", "error: ..."); "" otherwise.
+        cause: why it abstains ("parse", "timeout", "error: ..."); "aborted" if the vote was settled without it, which
+            is no abstention; "" otherwise.
         prompt_tokens: tokens the judge read.
         completion_tokens: tokens the judge wrote.
         seconds: from submission to the reply.
+        cached: it came from a critique store; the judge was not asked now.
     """
 
     reply: str
@@ -102,6 +111,12 @@ class Critique:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     seconds: float = 0.0
+    cached: bool = False
+
+    @property
+    def aborted(self) -> bool:
+        """Whether it was called off because the vote was settled; it neither voted nor abstained."""
+        return self.cause == ABORTED
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +124,9 @@ class CritiquedRollout:
     """A rollout with its steps, its critiques and the verdict voted from them.
 
     Attributes:
-        spans: character spans of the steps in rollout.completion.text, as split_steps gave them.
-        critiques: the k critiques, in the order they were asked.
-        verdict: tally's result over them.
+        spans: character spans of the steps in rollout.completion.text: the rollout's own, or as split_steps gave them.
+        critiques: those that were asked, in order; fewer than k if the vote was settled before all were.
+        verdict: tally's result over them, aborted ones left out.
     """
 
     rollout: Rollout

@@ -54,8 +54,23 @@ _CRITIQUE = (
     MetricSpec("critique/parse_fail_frac", "share", "critiques whose reply holds no verdict that can be read"),
     MetricSpec("critique/timeout_frac", "share", "critiques that missed their deadline"),
     MetricSpec("critique/no_verdict_frac", "share", "rollouts with steps but no valid critique: no process penalty"),
-    MetricSpec("critique/judge_prompt_tokens", "tokens", "tokens the judge read, sum over critiques"),
-    MetricSpec("critique/judge_completion_tokens", "tokens", "tokens the judge wrote, sum over critiques"),
+    MetricSpec("critique/asked", "critiques", "critiques that the judge was asked for, aborted ones included"),
+    MetricSpec("critique/aborted", "critiques", "critiques called off because the vote was settled without them"),
+    MetricSpec("critique/cached_frac", "share", "critiques taken from the critique store instead of asked"),
+    MetricSpec("critique/judge_prompt_tokens", "tokens", "tokens the judge read, sum over the critiques it finished"),
+    MetricSpec("critique/judge_completion_tokens", "tokens", "tokens the judge wrote, sum over those it finished"),
+    MetricSpec(
+        "critique/judge_tokens_per_trained_token",
+        "tokens/token",
+        "tokens the judge read and wrote, per response token of rollouts with a known outcome",
+    ),
+    MetricSpec(
+        "critique/judge_tokens_run",
+        "tokens",
+        "tokens the judge read and wrote for training since the run began, over resumptions",
+    ),
+    MetricSpec("critique/gate_f1", "1", "F1 of the judge on labelled solutions, at its last score; needs a judge gate"),
+    MetricSpec("critique/process_scale", "1", "factor in [0, 1] on w_process that the judge gate sets by that score"),
 )
 _POLICY = (
     MetricSpec("policy/loss", "1", "the loss whose gradient was taken, mean over the step's updates"),

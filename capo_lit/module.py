@@ -54,12 +54,15 @@ class CapoModule(PolicyModule):
     ) -> None:
         super().__init__(policy, optim, update, seed)
         self.credit, self.loss = credit, loss
+        # Factor on w_process, in [0, 1], that a judge gate sets at run time; in the state dict, so that it is resumed.
+        self.register_buffer("process_scale", torch.ones((), dtype=torch.float32))
+        self.process_scale: torch.Tensor
         # Not a submodule: the reference never changes, so it stays out of optimizer and checkpoints.
         self._reference: Any = None
 
     def training_step(self, batch: StepBatch, batch_idx: int) -> None:
         """Turn the facts gathered in the batch into optimizer steps, and log what happened."""
-        rows = assign_credit(batch, self.credit)
+        rows = assign_credit(batch, self.credit, float(self.process_scale))
         started = time.perf_counter()
         passes = _Pass(torch.zeros(rows.mask.shape, dtype=torch.float32))
         stats, norms, loss = self._optimize(rows, batch, passes)

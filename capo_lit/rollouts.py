@@ -3,14 +3,15 @@
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 
 from capo_lit.batch import Completion, Prompt, Rollout
 from capo_lit.engines.base import Engine, Request, Sampling, as_completed
 from capo_lit.errors import EngineError
-from capo_lit.verifier import Verifier
+from capo_lit.outcomes import OutcomeSource, outcome_source
+from capo_lit.verifier import Outcome, Verifier
 
 _PROBE_TOKENS = 16
 _EXACT_GAP, _LOW_PRECISION_GAP = 1e-3, 0.15
@@ -33,8 +34,16 @@ class Draw:
         return Rollout(self.row, self.group, self.sample, self.prompt, completion, outcome, greedy)
 
 
-def stream_rollouts(engine: Engine, verifier: Verifier, draws: Sequence[Draw]) -> Iterator[Rollout]:
+# What is in flight; the future comes last.
+_Sampled = tuple[Draw, "Future[Completion]"]
+_Checked = tuple[Draw, Completion, "Future[Outcome]"]
+_Item = TypeVar("_Item", bound=tuple[Any, ...])
+
+
+def stream_rollouts(engine: Engine, verifier: Verifier | OutcomeSource, draws: Sequence[Draw]) -> Iterator[Rollout]:
     """Yield each rollout when it has finished and its outcome is known, in no fixed order.
+
+    A source of outcomes that works in this process moves with every step of the engine, and by itself after the last.
 
     Args:
         engine: what generates.
@@ -43,18 +52,38 @@ def stream_rollouts(engine: Engine, verifier: Verifier, draws: Sequence[Draw]) -
 
     Raises:
         EngineError: if a prompt cannot be sampled.
+        CapoError: if the source of outcomes cannot be used.
     """
-    by_id = {str(draw.row): draw for draw in draws}
-    requests = [Request(key, draw.prompt.ids, draw.sampling, draw.seed) for key, draw in by_id.items()]
-    checking: list[tuple[Draw, Completion, Future[float | None]]] = []
-    for completion in as_completed(engine, requests):
-        draw = by_id[completion.request_id]
-        checking.append((draw, completion, verifier.submit(draw.prompt.answer, completion.text)))
-        # An answer that takes long to verify does not hold up the ones behind it.
-        ready = [item for item in checking if item[2].done()]
-        checking = [item for item in checking if item not in ready]
-        yield from (d.rollout(c, future.result()) for d, c, future in ready)
-    yield from (d.rollout(c, future.result()) for d, c, future in checking)
+    source = outcome_source(verifier)
+    requests = [Request(str(draw.row), draw.prompt.ids, draw.sampling, draw.seed) for draw in draws]
+    sampling: list[_Sampled] = [(draw, engine.submit(request)) for draw, request in zip(draws, requests, strict=True)]
+    checking: list[_Checked] = []
+    outcomes: list[Outcome] = []
+    try:
+        while sampling or checking:
+            if sampling and not any(future.done() for _, future in sampling):
+                engine.step()
+            source.step(0.0 if sampling else 1.0)
+            for draw, future in _take_done(sampling):
+                completion = future.result()
+                checking.append((draw, completion, source.submit(draw.prompt, completion.text, draw.seed)))
+            # An answer that takes long to judge does not hold up the ones behind it.
+            for draw, completion, verdict in _take_done(checking):
+                outcomes.append(verdict.result())
+                yield draw.rollout(completion, outcomes[-1])
+    finally:
+        for _, sampled in sampling:
+            sampled.cancel()
+        for *_, checked in checking:
+            checked.cancel()
+    source.check(outcomes)
+
+
+def _take_done(items: list[_Item]) -> list[_Item]:
+    """The items whose future is done, taken out of the list."""
+    done = [item for item in items if item[-1].done()]
+    items[:] = [item for item in items if item not in done]
+    return done
 
 
 class Scores(Protocol):

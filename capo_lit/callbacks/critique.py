@@ -34,6 +34,7 @@ class CritiqueCallback(Callback):
                 f"max_abstain_frac {max_abstain_frac}", "a share in [0, 1]", change="--critique.max_abstain_frac"
             )
         self.judge, self.eval_judge, self.max_abstain_frac, self.seed = judge, eval_judge, max_abstain_frac, seed
+        self._judge_tokens = 0.0
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         """Refuse a process penalty without a judge, before anything is generated."""
@@ -58,7 +59,18 @@ class CritiqueCallback(Callback):
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Log what the judge said."""
         if isinstance(batch, StepBatch) and batch.has_verdicts:
-            pl_module.log_metrics(critique_metrics(batch.require_verdicts(), self._seconds), len(batch))
+            values = critique_metrics(batch.require_verdicts(), self._seconds)
+            self._judge_tokens += values["critique/judge_prompt_tokens"] + values["critique/judge_completion_tokens"]
+            values["critique/judge_tokens_run"] = self._judge_tokens
+            pl_module.log_metrics(values, len(batch))
+
+    def state_dict(self) -> dict[str, float]:
+        """The ledger so far, for the checkpoint."""
+        return {"judge_tokens": self._judge_tokens}
+
+    def load_state_dict(self, state_dict: dict[str, float]) -> None:
+        """Go on with the ledger of the run that is resumed."""
+        self._judge_tokens = state_dict["judge_tokens"]
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: Any, batch: StepBatch, batch_idx: int, dataloader_idx: int = 0
@@ -72,7 +84,8 @@ class CritiqueCallback(Callback):
     on_predict_batch_start = on_validation_batch_start
 
     def _refuse_mute_judge(self, critiqued: tuple[CritiquedRollout, ...], step: int) -> None:
-        critiques = [critique for item in critiqued for critique in item.critiques]
+        # An aborted critique could not change the vote any more, so it is no abstention.
+        critiques = [critique for item in critiqued for critique in item.critiques if not critique.aborted]
         mute = [critique for critique in critiques if critique.wrong is None]
         if len(mute) > self.max_abstain_frac * len(critiques):
             causes = sorted({critique.cause for critique in mute})

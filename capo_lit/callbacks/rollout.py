@@ -11,6 +11,7 @@ from capo_lit.batch import StepBatch
 from capo_lit.callbacks.rollout_metrics import rollout_metrics
 from capo_lit.engines.base import Engine, SyncsWeights
 from capo_lit.errors import ConfigError
+from capo_lit.outcomes import OutcomeSource
 from capo_lit.policy import PolicyModule
 from capo_lit.rollouts import Draw, probe_gap, stream_rollouts
 from capo_lit.sampling import Sampling
@@ -23,7 +24,7 @@ class RolloutCallback(Callback):
 
     Args:
         engine: what generates; it must be able to take the policy's weights.
-        verifier: what says whether an answer is right.
+        verifier: what says by rule whether an answer is right.
         group_size: g, rollouts per prompt.
         sampling: how training rollouts are drawn.
         eval_samples: k, samples per problem in validation and test, for avg@k and pass@k.
@@ -31,9 +32,11 @@ class RolloutCallback(Callback):
         max_probe_gap: largest mean |engine - trainer| logprob tolerated after the first weight push; null takes 1e-3
             where both compute in fp32 and 0.15 elsewhere.
         seed: of the run.
+        outcomes: what says whether a training rollout is right in the verifier's place, such as a GenORM; null takes
+            the verifier. Evaluations always take the verifier, so that what they report stays an accuracy by rule.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  (every one is a setting of its own in a config)
         self,
         engine: Engine,
         verifier: Verifier,
@@ -43,6 +46,7 @@ class RolloutCallback(Callback):
         eval_sampling: Sampling = Sampling(),
         max_probe_gap: float | None = None,
         seed: int = 0,
+        outcomes: OutcomeSource | None = None,
     ) -> None:
         if sampling.temperature == 0:
             raise ConfigError(
@@ -54,7 +58,7 @@ class RolloutCallback(Callback):
             raise ConfigError(
                 f"group_size {group_size}", "at least 2 rollouts per prompt", change="--rollout.group_size"
             )
-        self.engine, self.verifier, self.seed = engine, verifier, seed
+        self.engine, self.verifier, self.outcomes, self.seed = engine, verifier, outcomes, seed
         self.group_size, self.sampling = group_size, sampling
         self.eval_samples, self.eval_sampling = eval_samples, eval_sampling
         self.max_probe_gap = max_probe_gap
@@ -86,7 +90,7 @@ class RolloutCallback(Callback):
         self._started = time.perf_counter()
         self._sync(pl_module, batch)
         draws = self._draws(batch, self.group_size, self.sampling, ("rollout", batch.step))
-        batch.set_rollouts(stream_rollouts(self.engine, self.verifier, draws), self.sampling)
+        batch.set_rollouts(stream_rollouts(self.engine, self.outcomes or self.verifier, draws), self.sampling)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Log what was sampled."""
@@ -112,8 +116,10 @@ class RolloutCallback(Callback):
     on_predict_batch_start = on_validation_batch_start
 
     def teardown(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
-        """Stop the verifier's processes. The engine stays: it is built once per process."""
+        """Stop the verifier's processes. Engines stay: they are built once per process."""
         self.verifier.close()
+        if self.outcomes is not None:
+            self.outcomes.close()
 
     def _draws(self, batch: StepBatch, samples: int, sampling: Sampling, purpose: Sequence[int | str]) -> list[Draw]:
         return [

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ WORDS = (*(str(value) for value in range(MAX_VALUE + 1)), "+", "-", "=", "?", SE
 MAX_LENGTH = 256
 _HEAD = 64
 _RECORD = "initial_model.json"
+_NUMBER = re.compile(r"-?[0-9]+")
 _PIECES = r"\n\n\\boxed\{|\n\n|[0-9]+|."
 
 
@@ -47,9 +49,14 @@ def build_tokenizer() -> "PreTrainedTokenizerFast":
 
 
 def write_initial_model(
-    path: str | Path, seed: int = 0, hidden: int = 128, layers: int = 2, init_std: float = 0.05
+    path: str | Path,
+    seed: int = 0,
+    hidden: int = 128,
+    layers: int = 2,
+    init_std: float = 0.05,
+    tokenizer: "PreTrainedTokenizerFast | None" = None,
 ) -> Path:
-    """Write a random small Llama and the task's tokenizer, in the Hugging Face format.
+    """Write a random small Llama and its tokenizer, in the Hugging Face format.
 
     Heads are 64 wide, the MLP is three times as wide as the model, the embeddings are tied. Numbers start as sinusoids
     of their value. The folder appears whole or not at all, and one that holds this very model is left as it is.
@@ -60,6 +67,7 @@ def write_initial_model(
         hidden: width, a multiple of 64.
         layers: number of transformer blocks.
         init_std: standard deviation of the initial weights.
+        tokenizer: with one token per number; by default the task's own, of `build_tokenizer`.
 
     Returns:
         `path`.
@@ -72,11 +80,13 @@ def write_initial_model(
         raise ConfigError(f"hidden {hidden}", f"a multiple of {_HEAD}", "write_initial_model", "hidden")
     path = Path(path)
     settings = {"seed": seed, "hidden": hidden, "layers": layers, "init_std": init_std}
+    if tokenizer is not None:
+        settings["vocabulary"] = len(tokenizer)
     if not _holds(path, settings):
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as parent:
             folder = Path(parent) / "model"
-            _save(folder, settings)
+            _save(folder, settings, build_tokenizer() if tokenizer is None else tokenizer)
             _publish(folder, path, settings)
     return path
 
@@ -106,11 +116,10 @@ def _publish(folder: Path, path: Path, settings: dict[str, int | float]) -> None
             raise
 
 
-def _save(folder: Path, settings: dict[str, int | float]) -> None:
+def _save(folder: Path, settings: dict[str, int | float], tokenizer: "PreTrainedTokenizerFast") -> None:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    tokenizer = build_tokenizer()
     hidden = int(settings["hidden"])
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -130,25 +139,26 @@ def _save(folder: Path, settings: dict[str, int | float]) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(settings["seed"]))
         model = LlamaForCausalLM(config)
-    numbers = tokenizer.convert_tokens_to_ids([str(value) for value in range(MAX_VALUE + 1)])
+    numbers = {int(word): index for word, index in tokenizer.get_vocab().items() if _NUMBER.fullmatch(word)}
     with torch.no_grad():
-        model.model.embed_tokens.weight[numbers] = _sinusoids(hidden, config.initializer_range)
+        waves = _sinusoids(list(numbers), hidden, config.initializer_range)
+        model.model.embed_tokens.weight[list(numbers.values())] = waves
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     (folder / _RECORD).write_text(json.dumps(settings))
 
 
-def _sinusoids(hidden: int, std: float) -> "torch.Tensor":
-    """Embeddings of 0..MAX_VALUE: std * sqrt(2) * (cos, sin)(2 pi value / period), periods from 2 to 2 * MAX_VALUE.
+def _sinusoids(values: list[int], hidden: int, std: float) -> "torch.Tensor":
+    """Embeddings of numbers: std * sqrt(2) * (cos, sin)(2 pi value / period), periods from 2 to 2 * MAX_VALUE.
 
     From a random start, that 7 and 8 are neighbours is learnt late and by a sudden jump, after hundreds of steps that
     depend on the seed.
 
     Returns:
-        (MAX_VALUE + 1, hidden) float32, with root mean square `std`.
+        (len(values), hidden) float32, with root mean square `std`.
     """
     import torch
 
     periods = torch.logspace(math.log10(2), math.log10(2 * MAX_VALUE), hidden // 2)
-    angles = 2 * math.pi * torch.arange(MAX_VALUE + 1)[:, None] / periods
+    angles = 2 * math.pi * torch.tensor(values)[:, None] / periods
     return std * math.sqrt(2) * torch.cat([angles.cos(), angles.sin()], dim=1)

@@ -68,6 +68,8 @@ class HFEngine(LocalEngine):
             raise ConfigError(f"max_batch {max_batch}", "an integer >= 1", self._name, "the engine's max_batch")
         self._source: Any = tokenizer if tokenizer is not None else getattr(model, "name_or_path", model)
         self._path = model if isinstance(model, str) else ""
+        if isinstance(model, str):
+            self.model = model
         self._module: Any = None if isinstance(model, str) else model
         self._dtype, self._max_batch, self._max_model_len = dtype, max_batch, max_model_len
         self._queue: deque[_Row] = deque()

@@ -151,7 +151,9 @@ class VLLMEngine(LocalEngine):
             "enforce_eager": self._cpu if self._enforce_eager is None else self._enforce_eager,
         }
         if self._cpu:
-            return common | {"block_size": _CPU_BLOCK, "kv_cache_memory_bytes": int(self._kv_cache_gib * 2**30)}
+            # Chunked prefill winds a seeded request's generator back, which the CPU's cannot do: vLLM would crash.
+            cpu = {"block_size": _CPU_BLOCK, "enable_chunked_prefill": False}
+            return common | cpu | {"kv_cache_memory_bytes": int(self._kv_cache_gib * 2**30)}
         return common | {"gpu_memory_utilization": self._gpu_share, "enable_sleep_mode": self._wants_sleep}
 
     def _context(self) -> int:

@@ -46,12 +46,13 @@ def critiqued(
     Args:
         rollout: the rollout that was critiqued.
         spans: its steps, as character spans of its text.
-        critiques: the k critiques in the order they were asked; an abstention has `wrong` None. Empty for a rollout
-            of zero steps, which needs none.
+        critiques: in the order they were asked; an abstention has `wrong` None. Aborted ones neither vote nor
+            abstain. Empty for a rollout of zero steps, which needs none.
         rule: how the votes are combined.
 
     Returns:
         The rollout with its verdict.
     """
-    verdict = tally([critique.wrong for critique in critiques], len(spans), rule)
+    votes = [critique.wrong for critique in critiques if not critique.aborted]
+    verdict = tally(votes, len(spans), rule)
     return CritiquedRollout(rollout=rollout, spans=tuple(spans), critiques=tuple(critiques), verdict=verdict)

@@ -3,19 +3,20 @@
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from capo_lit.batch import Completion, Critique, CritiquedRollout, Rollout, Span
+from capo_lit.batch import Completion, CritiquedRollout, Rollout
 from capo_lit.core.steps import Style, split_steps
 from capo_lit.core.votes import VoteRule
 from capo_lit.engines.base import Engine, Request, Sampling
 from capo_lit.errors import EngineError, check_settings
+from capo_lit.facts import ABORTED
+from capo_lit.genprm.asking import Ask, Asking
 from capo_lit.genprm.base import StepJudge, critiqued, step_texts
-from capo_lit.genprm.parse import last_box, parse_critique
 from capo_lit.genprm.prompts import load_template
 from capo_lit.genprm.render import render_messages
+from capo_lit.genprm.store import CritiqueStore, StoreKey, judge_identity
 from capo_lit.seeding import derive_seed
 
 _SAMPLING = Sampling(temperature=0.8, max_tokens=2048)
@@ -23,38 +24,29 @@ _SAMPLING = Sampling(temperature=0.8, max_tokens=2048)
 _SLICE_S = 1.0
 
 
-@dataclass(eq=False, slots=True)
-class _Asked:
-    """A rollout whose critiques are under way."""
-
-    rollout: Rollout
-    spans: list[Span]
-    futures: "list[Future[Completion]]"
-    submitted: float
-
-    @property
-    def done(self) -> bool:
-        return all(future.done() for future in self.futures)
-
-
 class GenPRM(StepJudge):
     """A language model that reads a whole solution k times and names its wrong steps.
 
     Args:
         engine: generates the critiques; it may be on another machine, and then works while the policy samples.
-        template: text file of the prompt; null takes the packaged one that fits `reference`.
+        template: text file of the prompt, or boxed (as null) or json for the packaged ones that fit `reference`.
         k: critiques per rollout.
         vote: how they are combined.
         sampling: how critiques are drawn.
-        style: how a solution is split into steps.
+        style: how a solution is split into steps, unless its source says what they are.
         reference: show the judge the reference solution, or the gold answer of a problem that has none.
-        deadline_s: seconds after its submission at which a critique that has not come abstains.
+        deadline_s: seconds after a rollout has come at which critiques of it that have not come abstain.
+        early_stop: abort critiques that can no longer change the verdict; it is that of the full vote.
+        first_wave: critiques of a rollout that start at once; the others start when these have come, or half of
+            deadline_s has passed, and the vote is not settled. Null starts all k.
+        store: file of a critique store (made if need be): what it holds is not asked again; null stores nothing.
 
     Raises:
         ConfigError: if the settings contradict each other or the template cannot be used.
+        DataError: if the store cannot be used.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  (every one is a setting of its own in a config)
         self,
         engine: Engine,
         template: str | Path | None = None,
@@ -64,14 +56,20 @@ class GenPRM(StepJudge):
         style: Style = "paragraph",
         reference: bool = False,
         deadline_s: float = 600.0,
+        early_stop: bool = True,
+        first_wave: int | None = None,
+        store: str | Path | None = None,
     ) -> None:
         _check(k, vote, sampling, style, deadline_s)
+        _check_wave(first_wave, k, early_stop)
         self.engine, self.k, self.vote, self.sampling = engine, k, vote, sampling
         self.style, self.reference, self.deadline_s = style, reference, deadline_s
+        self.early_stop, self.first_wave = early_stop, first_wave
         self.template = load_template(template, reference)
+        self.store = CritiqueStore(store) if store is not None else None
 
     def judge(self, rollouts: Iterable[Rollout], seed: int) -> Iterator[CritiquedRollout]:
-        """Ask k critiques of each rollout when it arrives, and yield it when all have come or are too late.
+        """Ask k critiques of each rollout when it arrives, and yield it when its vote is settled or it is too late.
 
         Args:
             rollouts: the rollouts of one step, in any order; may block while the policy samples.
@@ -80,40 +78,66 @@ class GenPRM(StepJudge):
         Yields:
             One CritiquedRollout per rollout, in the order they are settled; a critique that failed, came too late or
             cannot be parsed abstains and names its cause.
+
+        Raises:
+            ConfigError: with a store, if the engine does not name its model or its weights follow the policy's.
+            DataError: if the store cannot be used any more.
         """
-        pending: list[_Asked] = []
+        pending: list[Asking] = []
+        flying: set[str] = set()
+        identity = judge_identity(self.engine) if self.store is not None else ""
         try:
             for rollout in rollouts:
-                pending.append(self._ask(rollout, seed))
+                asking = self._prepare(rollout, seed, flying, identity)
+                pending.append(asking)
+                self._start(asking)
                 # A judge in this process moves only here while the policy still samples.
                 self._advance(pending, 0.0)
                 yield from self._settle(pending)
             while pending:
-                if not any(asked.done for asked in pending):
-                    first = min(asked.submitted for asked in pending)
+                if not any(asking.has_news for asking in pending):
+                    first = min(asking.since for asking in pending)
                     self._advance(pending, min(_SLICE_S, max(0.0, first + self.deadline_s - time.monotonic())))
                 yield from self._settle(pending)
         finally:
             # The stream broke, or nobody wants the rest: free the engine's slots.
-            for asked in pending:
-                _cancel(asked)
+            for asking in pending:
+                asking.cancel()
 
-    def _ask(self, rollout: Rollout, seed: int) -> _Asked:
-        """Split a rollout and submit its k requests; one without steps needs none."""
-        text, prompt, submitted = rollout.completion.text, rollout.prompt, time.monotonic()
-        spans = split_steps(text, self.style)
+    def _prepare(self, rollout: Rollout, seed: int, flying: set[str], judge: str) -> Asking:
+        """Split a rollout and write its k requests; one without steps needs none."""
+        text, prompt, template = rollout.completion.text, rollout.prompt, self.template
+        spans = split_steps(text, self.style) if rollout.spans is None else list(rollout.spans)
+        wave = self.k if self.first_wave is None else self.first_wave
         if not spans:
-            return _Asked(rollout, spans, [], submitted)
+            return Asking(rollout, spans, [], template.index_base, wave, flying)
         identity = (seed, prompt.uid, rollout.sample)
         shown = (prompt.reference or prompt.answer) if self.reference else None
+        steps = step_texts(text, spans)
         # One nonce for the k critiques: their prompt is the same text, which an engine reads once.
         nonce = f"{derive_seed(*identity, 'nonce'):016x}"[-8:]
-        messages = tuple(render_messages(prompt.problem, step_texts(text, spans), shown, nonce, self.template))
-        requests = [
-            Request(f"critique-{seed}-{rollout.row}-{index}", messages, self.sampling, derive_seed(*identity, index))
+        messages = tuple(render_messages(prompt.problem, steps, shown, nonce, template))
+        asks = [
+            Ask(
+                Request(
+                    f"critique-{seed}-{rollout.row}-{index}", messages, self.sampling, derive_seed(*identity, index)
+                )
+            )
             for index in range(self.k)
         ]
-        return _Asked(rollout, spans, [self._submit(request) for request in requests], submitted)
+        if self.store is not None:
+            bare = render_messages(prompt.problem, steps, shown, "", template)
+            for ask in asks:
+                ask.key = StoreKey(judge, bare, self.sampling, ask.request.seed, nonce)
+        return Asking(rollout, spans, asks, template.index_base, wave, flying)
+
+    def _start(self, asking: Asking) -> None:
+        """Submit what may be submitted by now and the store does not hold."""
+        for ask in asking.startable():
+            if self.store is not None and ask.key is not None and (reply := self.store.get(ask.key.digest)):
+                asking.answer(ask, reply, cached=True)
+            else:
+                asking.submit(ask, self._submit(ask.request))
 
     def _submit(self, request: Request) -> "Future[Completion]":
         try:
@@ -122,63 +146,44 @@ class GenPRM(StepJudge):
             # An engine that refuses one request says so in its future; one that refuses all must not end the step.
             return _failed(error)
 
-    def _advance(self, pending: list[_Asked], timeout_s: float) -> None:
+    def _advance(self, pending: list[Asking], timeout_s: float) -> None:
         """Step the engine; if it is broken, what is in flight fails with its error."""
-        if all(asked.done for asked in pending):
+        waiting = [ask for asking in pending for ask in asking.asks if ask.waiting]
+        if all(ask.future is None or ask.future.done() for ask in waiting):
             return
         try:
             self.engine.step(timeout_s)
         except EngineError as error:
-            for asked in pending:
-                _cancel(asked)
-                asked.futures = [future if _answered(future) else _failed(error) for future in asked.futures]
+            for ask in waiting:
+                if ask.future is not None and (not ask.future.done() or ask.future.cancelled()):
+                    ask.future.cancel()
+                    ask.future = _failed(error)
 
-    def _settle(self, pending: list[_Asked]) -> Iterator[CritiquedRollout]:
-        """Take out of `pending` what is done or too late, and yield it."""
-        latest = time.monotonic() - self.deadline_s
-        for asked in [asked for asked in pending if asked.done or asked.submitted <= latest]:
-            pending.remove(asked)
-            critiques = [self._critique(future, asked) for future in asked.futures]
-            _cancel(asked)
-            yield critiqued(asked.rollout, asked.spans, critiques, self.vote)
+    def _settle(self, pending: list[Asking]) -> Iterator[CritiquedRollout]:
+        """Take out of `pending` what is settled or too late, and yield it; start what is needed of the others."""
+        for asking in list(pending):
+            settled = self._proceed(asking)
+            if settled or asking.is_late(self.deadline_s):
+                pending.remove(asking)
+                critiques = asking.close(ABORTED if settled else "timeout")
+                yield critiqued(asking.rollout, asking.spans, critiques, self.vote)
 
-    def _critique(self, future: "Future[Completion]", asked: _Asked) -> Critique:
-        """What one future says about a rollout."""
-        if not future.done():
-            return Critique("", None, "timeout", seconds=time.monotonic() - asked.submitted)
-        if future.cancelled():
-            return Critique("", None, "error: cancelled by the engine")
-        if error := future.exception():
-            return Critique("", None, f"error: {error}")
-        completion = future.result()
-        wrong = parse_critique(completion.text, len(asked.spans), self.template.index_base)
-        cut = completion.finish_reason == "length"
-        if cut and wrong is not None and _quoted(completion.text, asked.rollout.completion.text):
-            wrong = None
-        cause = "" if wrong is not None else "length" if cut else "parse"
-        tokens = completion.prompt_tokens, len(completion.ids)
-        return Critique(completion.text, wrong, cause, *tokens, seconds=completion.seconds)
-
-
-def _quoted(reply: str, solution: str) -> bool:
-    """Whether the last box of an unfinished reply also stands in the solution, so that it may be no verdict."""
-    box = last_box(reply)
-    return box is not None and f"\\boxed{{{box}}}" in solution
-
-
-def _answered(future: "Future[Completion]") -> bool:
-    return future.done() and not future.cancelled()
+    def _proceed(self, asking: Asking) -> bool:
+        """Collect what has come, and start more unless it is enough; whether it is."""
+        for ask, reply in asking.collect():
+            if self.store is not None and ask.key is not None:
+                self.store.put(ask.key, ask.request, reply)
+        if asking.over(self.vote, self.early_stop):
+            return True
+        asking.widen(self.deadline_s)
+        self._start(asking)
+        return asking.over(self.vote, self.early_stop)
 
 
 def _failed(error: EngineError) -> "Future[Completion]":
     future: Future[Completion] = Future()
     future.set_exception(error)
     return future
-
-
-def _cancel(asked: _Asked) -> None:
-    for future in asked.futures:
-        future.cancel()
 
 
 def _check(k: int, vote: VoteRule, sampling: Sampling, style: Style, deadline_s: float) -> None:
@@ -199,6 +204,24 @@ def _check(k: int, vote: VoteRule, sampling: Sampling, style: Style, deadline_s:
             f"k {k} at temperature 0",
             "a temperature > 0, since k critiques at 0 are one critique k times",
             "sampling.temperature, or k 1",
+        ),
+    )
+    check_settings(checks, "GenPRM")
+
+
+def _check_wave(first_wave: int | None, k: int, early_stop: bool) -> None:
+    checks = (
+        (
+            first_wave is None or 1 <= first_wave <= k,
+            f"first_wave {first_wave}",
+            f"1 to k = {k}, or null",
+            "first_wave",
+        ),
+        (
+            first_wave is None or early_stop,
+            f"first_wave {first_wave} without early_stop",
+            "early_stop true, for without it all k are always asked",
+            "early_stop, or first_wave null",
         ),
     )
     check_settings(checks, "GenPRM")

@@ -61,7 +61,7 @@ def parse_critique(reply: str, num_steps: int, index_base: int = 0) -> frozenset
         0-based wrong steps, each in [0, s), empty if all are right. None if the reply abstains: no verdict, thinking
         that does not end, a box that does not close, an index out of range, or anything not fully understood.
     """
-    said = _said(reply)
+    said = spoken(reply)
     if said is None:
         return None
     data, rest = _closing_json(said)
@@ -75,7 +75,7 @@ def parse_critique(reply: str, num_steps: int, index_base: int = 0) -> frozenset
     return verdict
 
 
-def _said(reply: str) -> str | None:
+def spoken(reply: str) -> str | None:
     """What follows the thinking; None if the thinking does not end."""
     marks = list(_THINK.finditer(reply))
     if not marks:

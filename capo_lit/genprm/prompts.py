@@ -9,6 +9,8 @@ from capo_lit.errors import ConfigError
 
 PACKAGED = Path(__file__).parent / "templates"
 
+# What a setting may say instead of a path: the beginning of the file's name.
+NAMES = {"boxed": "critique", "json": "critique_json"}
 REQUIRED = ("problem", "steps")
 OPTIONAL = ("step_count", "example_open", "example_close")
 
@@ -47,7 +49,8 @@ def load_template(path: str | Path | None = None, reference: bool = False) -> Te
     """Read a template and check its fields.
 
     Args:
-        path: a UTF-8 text file; the packaged template if None. A first line `index_base: 1` numbers the steps from 1.
+        path: a UTF-8 text file, or the name of a packaged one: boxed (the verdict stands in \\boxed{}; if None too) or
+            json (it is a JSON object that ends the reply). A first line `index_base: 1` numbers the steps from 1.
         reference: whether the judge is shown the reference, for which the template must have `{reference}`.
 
     Returns:
@@ -57,9 +60,8 @@ def load_template(path: str | Path | None = None, reference: bool = False) -> Te
         ConfigError: if the file cannot be read, lacks a field, has an unknown one, repeats `{steps}`, numbers steps
             from neither 0 nor 1, or contains a tag that the judge could take for a real step.
     """
-    file = (
-        Path(path) if path is not None else PACKAGED / ("critique_with_reference.txt" if reference else "critique.txt")
-    )
+    name = NAMES.get("boxed" if path is None else str(path))
+    file = Path(path or "") if name is None else PACKAGED / f"{name}{'_with_reference' if reference else ''}.txt"
     try:
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

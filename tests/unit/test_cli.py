@@ -38,7 +38,7 @@ def test_help_answers_at_once():
 def test_help_names_every_command(capsys):
     assert main([]) == 0
     shown = capsys.readouterr().out
-    for command in ("fit", "validate", "test", "predict", "verify", "prepare", "quickstart"):
+    for command in ("fit", "validate", "test", "predict", "critique", "replay", "verify", "prepare", "quickstart"):
         assert f"\n  {command} " in shown
     assert main(["fti"]) == 2
     assert "unknown command 'fti'" in capsys.readouterr().err

@@ -1,0 +1,183 @@
+"""Critiques of built-in arithmetic, to teach a small judge: solutions with planted errors, and what to say of each.
+
+Problem `12+7-5?` with the steps `12+7=9`, `9-5=4` and `\\boxed{4}`; its critique redoes every step from what was
+written before it, and then names the wrong ones:
+
+    0:12+7=19 wrong
+    1:9-5=4 ok
+    2:4 ok
+    \\boxed{0}
+"""
+
+import random
+from collections.abc import Sequence
+
+from capo_lit.data.arithmetic import (
+    BOX,
+    MAX_OPERAND,
+    MAX_VALUE,
+    ArithmeticSource,
+    Expression,
+    Split,
+    apply,
+    parse_expression,
+    without_carry,
+)
+from capo_lit.data.sources import Problem, PromptSource
+from capo_lit.errors import check_settings
+from capo_lit.genprm.arithmetic import check_steps
+from capo_lit.genprm.prompts import load_template
+from capo_lit.genprm.render import render_messages
+from capo_lit.seeding import derive_seed
+
+OK, WRONG = " ok", " wrong"
+NOTHING = "none"
+# Of the planted errors by kind: the dropped carry is what the quickstart's policy does most.
+_KINDS = ("carry", "result", "left", "operand", "sign", "format")
+_WEIGHTS = (8, 3, 3, 3, 1, 2)
+# Share of the solutions in which errors are planted.
+_FLAWED = 0.6
+
+
+class ArithmeticCritiqueSource(PromptSource):
+    """Judge prompts over solutions of the built-in arithmetic, about half of them with errors, and their critiques.
+
+    The problems are those of ArithmeticSource, so that no problem is in two splits, here and there.
+
+    Args:
+        size: number of solutions, each of another problem.
+        seed: of problems and errors; a smaller size gives the first solutions of a larger one.
+        min_ops: fewest operations per problem.
+        max_ops: most operations per problem.
+        step_error: probability in [0, 1] that a step goes wrong, in solutions with errors.
+        split: "train", "val" or "test".
+    """
+
+    def __init__(
+        self,
+        size: int = 1024,
+        seed: int = 0,
+        min_ops: int = 5,
+        max_ops: int = 5,
+        step_error: float = 0.3,
+        split: Split = "train",
+    ) -> None:
+        checks = ((0 <= step_error <= 1, f"step_error {step_error}", "a probability in [0, 1]", "step_error"),)
+        check_settings(checks, "ArithmeticCritiqueSource")
+        self.problems = ArithmeticSource(size, seed, min_ops, max_ops, split=split)
+        self.step_error = step_error
+
+    def solutions(self) -> Sequence[tuple[str, list[str]]]:
+        """Pairs of a problem's text and the steps of one solution of it.
+
+        Raises:
+            ConfigError: if there are not `size` different problems to be found.
+        """
+        return [(problem.problem, self._solution(problem.problem)) for problem in self.problems.load()]
+
+    def load(self) -> Sequence[Problem]:
+        """What the judge is shown, the indices of the wrong steps as `answer`, and the critique as `reference`.
+
+        Raises:
+            ConfigError: if there are not `size` different problems to be found.
+        """
+        template = load_template()
+        return [
+            Problem(
+                uid=f"arithmetic critique:{problem}",
+                # Without a nonce: the judge's tokenizer drops it.
+                problem=render_messages(problem, steps, template=template)[0]["content"],
+                answer=_listed(check_steps(problem, steps)),
+                reference=critique(problem, steps),
+            )
+            for problem, steps in self.solutions()
+        ]
+
+    def _solution(self, problem: str) -> list[str]:
+        rng = random.Random(derive_seed("arithmetic critique", self.problems.seed, problem))
+        rate = self.step_error if rng.random() < _FLAWED else 0.0
+        return flawed_solution(parse_expression(problem), rate, rng)
+
+
+def critique(problem: str, steps: Sequence[str]) -> str:
+    """The critique that a perfect judge writes.
+
+    Every line redoes its step from the last result that was written before it, and says whether the step is that.
+
+    Args:
+        problem: such as `12+7-5?`.
+        steps: texts of the steps, as split.
+
+    Returns:
+        One line per step, and the box with the indices of the wrong ones, or with `none`.
+
+    Raises:
+        DataError: if `problem` is no problem of the built-in task.
+    """
+    expression = parse_expression(problem)
+    wrong, malformed = check_steps(problem, steps), check_steps(problem, steps, ["format"])
+    value, lines = expression.start, []
+    for index, step in enumerate(steps):
+        redone = ""
+        if index < len(expression.operations):
+            op, operand = expression.operations[index]
+            redone = f"{value}{op}{operand}={apply(value, op, operand)}"
+            value = value if index in malformed else int(step.rpartition("=")[2])
+        elif index == len(expression.operations):
+            redone = str(value)
+        lines.append(f"{index}:{redone}{WRONG if index in wrong else OK}")
+    return "\n".join([*lines, f"{BOX}{_listed(wrong)}}}"])
+
+
+def _listed(wrong: frozenset[int]) -> str:
+    return ",".join(str(index) for index in sorted(wrong)) or NOTHING
+
+
+def flawed_solution(expression: Expression, rate: float, rng: random.Random) -> list[str]:
+    """The steps of a solution in which each step goes wrong with probability `rate`.
+
+    The chain goes on from what was written. Results stay in 0..MAX_VALUE, as the policy knows no other numbers: where
+    the right one does not, the step is wrong whatever the rate.
+
+    Args:
+        expression: the problem.
+        rate: in [0, 1]; 0 gives the right solution.
+        rng: where the errors are drawn from.
+
+    Returns:
+        Texts of the steps, the box as the last; some are missing or too many where the format has gone wrong.
+    """
+    value, steps = expression.start, list[str]()
+    for op, operand in expression.operations:
+        kind = rng.choices(_KINDS, _WEIGHTS)[0] if rng.random() < rate else ""
+        step, value = _line(value, op, operand, kind, rng)
+        steps.append(step)
+    boxed = rng.randint(0, MAX_VALUE) if rng.random() < rate else value
+    steps.append(f"{BOX}{boxed}}}")
+    if rng.random() < rate / 5:
+        # A step too few, or one twice.
+        place = rng.randrange(len(steps))
+        steps[place : place + 1] = [] if rng.random() < 0.5 else [steps[place]] * 2
+    return steps
+
+
+def _line(value: int, op: str, operand: int, kind: str, rng: random.Random) -> tuple[str, int]:
+    """One step with an error of a kind, or "" for none; and the value to go on from."""
+    left, other = value, operand
+    if kind == "left":
+        left = rng.randint(0, MAX_VALUE)
+    elif kind == "operand":
+        other = rng.randint(1, MAX_OPERAND)
+    elif kind == "sign":
+        op = "-" if op == "+" else "+"
+    result: int | None = apply(left, op, other)
+    if kind == "carry":
+        result = without_carry(left, op, other)
+    if kind == "result" or result is None or not 0 <= result <= MAX_VALUE:
+        result = rng.randint(0, MAX_VALUE)
+    words = [str(left), op, str(other), "=", str(result)]
+    if kind == "format":
+        place = rng.randrange(len(words))
+        words[place : place + 1] = [] if rng.random() < 0.5 else [words[place], rng.choice("+-=?")]
+        return "".join(words), value
+    return "".join(words), result

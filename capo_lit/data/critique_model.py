@@ -1,0 +1,79 @@
+"""The vocabulary of a pocket judge of the built-in arithmetic, and a random small Llama that is to become one."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from capo_lit.data.arithmetic import BOX, MAX_OPERAND, MAX_VALUE
+from capo_lit.data.arithmetic_critiques import NOTHING, OK, WRONG
+from capo_lit.data.arithmetic_model import BOS, EOS, MAX_LENGTH, PAD, write_initial_model
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+MAX_STEPS = 10
+UNKNOWN = "<unk>"
+# A step may be redone from any number that was written, -MAX_VALUE (as in 7-3=-4) to MAX_VALUE.
+_LARGEST = MAX_VALUE + MAX_OPERAND
+NUMBERS = tuple(str(value) for value in range(-_LARGEST, _LARGEST + 1))
+WORDS = (
+    *NUMBERS,
+    *("+", "-", "=", "?", ",", "}", BOX, f"\n{BOX}", OK, WRONG, NOTHING),
+    *(f"<{close}step_{index}>" for index in range(MAX_STEPS) for close in ("", "/")),
+    "0:",
+    *(f"\n{index}:" for index in range(1, MAX_STEPS)),
+)
+# What the judge does not read: the template's prose (lines that begin with a heading's mark or a capital letter), the
+# nonces, and the white space between what is left. A step keeps both its tags: it is then as many tokens as its line
+# of the critique, which a model of two layers learns far sooner.
+_UNREAD = (r"^[#A-Z].*$", r" key=[^<>\n]*(?=>)", r"\A\s+(?=[0-9])|\s+(?=<)|(?<=>)\s+|\s+\z")
+_PIECES = rf"</?step_[0-9]+>|\n?[0-9]:|\n?\\boxed\{{|(?<=[=:>])-[0-9]+|[0-9]+|{OK}|{WRONG}|{NOTHING}|."
+# The user's message as it is: this judge knows no roles.
+_CHAT = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+
+
+def build_judge_tokenizer() -> "PreTrainedTokenizerFast":
+    """The pocket judge's tokenizer: what render_messages gives becomes the problem, the steps, and nothing else.
+
+    Returns:
+        A fast tokenizer with a chat template, one token per number, sign, step tag and line start; decoding inserts
+        no spaces. Text of neither the task nor the template becomes an ordinary token for the unknown.
+    """
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {word: index for index, word in enumerate((PAD, BOS, EOS, UNKNOWN, *WORDS))}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
+    backend.normalizer = normalizers.Sequence([normalizers.Replace(Regex(unread), "") for unread in _UNREAD])
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex(_PIECES), behavior="isolated")
+    backend.decoder = decoders.Fuse()
+    # The unknown is not declared special: a control token must not come from text.
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token=PAD,
+        bos_token=BOS,
+        eos_token=EOS,
+        clean_up_tokenization_spaces=False,
+        padding_side="left",
+        model_max_length=MAX_LENGTH,
+    )
+    tokenizer.chat_template = _CHAT
+    return tokenizer
+
+
+def write_initial_judge(path: str | Path, seed: int = 0, hidden: int = 128, layers: int = 2) -> Path:
+    """Write a random small Llama and the pocket judge's tokenizer; see `write_initial_model`.
+
+    Args:
+        path: the folder to write.
+        seed: of the weights.
+        hidden: width, a multiple of 64.
+        layers: number of transformer blocks.
+
+    Returns:
+        `path`.
+
+    Raises:
+        ConfigError: if `hidden` is no multiple of 64.
+        DataError: if `path` holds something else.
+    """
+    return write_initial_model(path, seed, hidden, layers, tokenizer=build_judge_tokenizer())

@@ -1,0 +1,246 @@
+"""Any OpenAI-compatible chat-completions server as an engine: `vllm serve`, hosted APIs, or several of them."""
+
+import asyncio
+import logging
+import os
+import random
+from collections import Counter
+from concurrent.futures import Future
+from dataclasses import dataclass
+from threading import Condition
+from time import perf_counter
+from typing import Any
+
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
+
+from capo_lit.batch import Completion
+from capo_lit.engines.balance import Balancer, Server, checked_url, is_loopback
+from capo_lit.engines.base import Engine, Request
+from capo_lit.engines.chat_api import AttemptError, advice, body_of, read_reply, status_error
+from capo_lit.engines.loop_thread import LoopThread
+from capo_lit.errors import ConfigError, EngineError, check_settings
+
+log = logging.getLogger(__name__)
+
+_FIRST_PAUSE_S, _LONGEST_BACKOFF_S = 0.5, 8.0
+# A server may ask for a longer pause by Retry-After, but not for more than this.
+_LONGEST_PAUSE_S = 60.0
+# openai's client opens no more connections than this.
+_MOST_CONNECTIONS = 1000
+# Sent where there is no key, since the client insists on one.
+_NO_KEY = "no-key-needed"
+
+
+@dataclass(eq=False, slots=True)
+class _Session:
+    """What lives from the first request to `close`."""
+
+    thread: LoopThread
+    balancer: Balancer
+    slots: asyncio.Semaphore
+
+
+class HTTPEngine(Engine):
+    """Chat completions from one or several servers of the same model.
+
+    One request is one plain POST, not a stream: the closed connection of a cancelled request frees its slot in the
+    server all the same, and no time goes into parsing an event for every token. Prompts are chat messages, which the
+    server renders; token ids of the completion are not known, so it has `completion_tokens` instead.
+
+    Args:
+        model: its name on the servers.
+        base_urls: of the servers, most often ending in /v1; each attempt goes to the one with the fewest outstanding,
+            and those that just failed come last.
+        api_key_env: environment variable that holds the key; null for servers that ask for none. Loopback servers
+            need no key.
+        timeout_s: of one attempt, seconds, from the connection to the last byte.
+        max_retries: attempts after the first, for HTTP 408, 429 and 5xx, lost connections, timeouts and bodies that
+            are no completion; after pauses of 0.5 s, 1 s, 2 s ... 8 s with jitter, or the server's Retry-After up to
+            60 s.
+        max_concurrency: requests in the servers at once, all together; the rest wait here.
+        extra: further fields of every request's body (chat_template_kwargs, response_format, stop); null takes one
+            of the usual fields out.
+
+    Raises:
+        ConfigError: if a setting cannot be used, or a server elsewhere has no key.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        base_urls: list[str],
+        api_key_env: str | None = "OPENAI_API_KEY",
+        timeout_s: float = 120.0,
+        max_retries: int = 4,
+        max_concurrency: int = 64,
+        extra: dict[str, Any] | None = None,
+    ) -> None:
+        self._name = f"http engine {model}"
+        most = _MOST_CONNECTIONS
+        checks = (
+            (bool(base_urls), "no base_urls", "at least one", "base_urls"),
+            (timeout_s > 0, f"timeout_s {timeout_s}", "a number of seconds > 0", "timeout_s"),
+            (max_retries >= 0, f"max_retries {max_retries}", "an integer >= 0", "max_retries"),
+            (1 <= max_concurrency <= most, f"max_concurrency {max_concurrency}", f"1 to {most}", "max_concurrency"),
+        )
+        check_settings(checks, self._name)
+        self.model, self.base_urls, self.api_key_env = model, [checked_url(url) for url in base_urls], api_key_env
+        self.timeout_s, self.max_retries, self.max_concurrency = timeout_s, max_retries, max_concurrency
+        self.extra = dict(extra or {})
+        self._key()
+        self._session: _Session | None = None
+        # Never the global random state, which belongs to the trainer.
+        self._jitter = random.Random()
+        self._news = Condition()
+        self._flights: dict[str, Future[Completion]] = {}
+        self._finished = self._seen = 0
+        self.failed_attempts: Counter[str] = Counter()
+        """Attempts that brought no completion, by cause; most were tried again."""
+        self.prompt_tokens = 0
+        """Prompt tokens of all finished requests, as the servers counted them."""
+        self.cached_tokens = 0
+        """Those of them that the servers took from a cache, where they say so."""
+
+    @property
+    def longest_s(self) -> float:
+        """Upper bound on a request's time from its first attempt to its end, seconds."""
+        return (self.max_retries + 1) * self.timeout_s + self.max_retries * _LONGEST_PAUSE_S
+
+    def submit(self, request: Request) -> "Future[Completion]":
+        """Send one request, or queue it here while max_concurrency others are under way; see Engine.submit."""
+        refused = self._refusal(request)
+        with self._news:
+            if refused is None and request.request_id in self._flights:
+                refused = self._error(request, "a request id that is in flight already", "unique request ids")
+            if refused is not None:
+                future: Future[Completion] = Future()
+                future.set_exception(refused)
+                return future
+            if self._session is None:
+                self._session = self._start()
+            future = self._session.thread.spawn(self._serve(request, self._session, perf_counter()))
+            self._flights[request.request_id] = future
+        future.add_done_callback(lambda done: self._note(request.request_id, done))
+        return future
+
+    def step(self, timeout_s: float = 1.0) -> None:
+        """Wait until a request has finished since the last step, none is in flight, or the time is over."""
+        with self._news:
+            self._news.wait_for(lambda: self._finished != self._seen or not self._flights, max(0.0, timeout_s))
+            self._seen = self._finished
+
+    def close(self) -> None:
+        """Fail what is in flight, close the connections and end the thread; a later request starts anew."""
+        with self._news:
+            session, self._session = self._session, None
+        if session is not None:
+            session.thread.close()
+
+    def _note(self, request_id: str, future: "Future[Completion]") -> None:
+        with self._news:
+            # The id may belong to a later request by now.
+            if self._flights.get(request_id) is future:
+                del self._flights[request_id]
+            self._finished += 1
+            self._news.notify_all()
+
+    def _refusal(self, request: Request) -> EngineError | None:
+        if not request.prompt:
+            return self._error(request, "an empty prompt", "at least one message")
+        if any(isinstance(item, int) for item in request.prompt):
+            return self._error(
+                request,
+                "a prompt of token ids",
+                "chat messages, which the server renders",
+                "take VLLMEngine or HFEngine where prompts are ids",
+            )
+        return None
+
+    def _error(self, request: Request, got: str, expected: str, change: str = "") -> EngineError:
+        return EngineError(got, expected, f"{self._name}, request {request.request_id!r}", change)
+
+    def _start(self) -> _Session:
+        from openai import AsyncOpenAI
+
+        key = self._key()
+        servers = [
+            # Attempts have one clock and one policy of retries: ours.
+            Server(url, AsyncOpenAI(api_key=key, base_url=url, timeout=None, max_retries=0))
+            for url in self.base_urls
+        ]
+        balancer = Balancer(servers)
+        return _Session(LoopThread(self._name, balancer.close), balancer, asyncio.Semaphore(self.max_concurrency))
+
+    def _key(self) -> str:
+        """The key, read from the environment whenever it is needed and never kept in a setting."""
+        key = os.environ.get(self.api_key_env, "").strip() if self.api_key_env is not None else _NO_KEY
+        remote = [url for url in self.base_urls if not is_loopback(url)]
+        if not key and remote:
+            raise ConfigError(
+                f"no environment variable {self.api_key_env}",
+                f"the key of {remote[0]} in it",
+                self._name,
+                f"export {self.api_key_env}=..., or set api_key_env to its name, or to null where no key is asked for",
+            )
+        return key or _NO_KEY
+
+    async def _serve(self, request: Request, session: _Session, since: float) -> Completion:
+        """One request from its slot to its end."""
+        retrying = AsyncRetrying(
+            sleep=asyncio.sleep,
+            stop=stop_after_attempt(self.max_retries + 1),
+            wait=self._pause,
+            retry=retry_if_exception(lambda error: isinstance(error, AttemptError) and not error.final),
+            reraise=True,
+        )
+        try:
+            async with session.slots:
+                return await retrying(self._attempt, request, session, since)
+        except AttemptError as error:
+            got = f"{error.said} at attempt {retrying.statistics['attempt_number']}"
+            raise self._error(request, got, "a chat completion", advice(error.cause)) from error
+        except asyncio.CancelledError:
+            if self._session is session:
+                raise
+            raise self._error(request, "an engine that was closed", "an open one until the request is done") from None
+
+    def _pause(self, state: RetryCallState) -> float:
+        """Seconds before the next attempt: doubled each time, less up to half by chance, or what the server asks."""
+        error = state.outcome.exception() if state.outcome else None
+        backoff = min(_LONGEST_BACKOFF_S, _FIRST_PAUSE_S * 2.0 ** min(state.attempt_number - 1, 16))
+        asked = error.retry_after or 0.0 if isinstance(error, AttemptError) else 0.0
+        return min(_LONGEST_PAUSE_S, max(asked, backoff * self._jitter.uniform(0.5, 1.0)))
+
+    async def _attempt(self, request: Request, session: _Session, since: float) -> Completion:
+        try:
+            with session.balancer.lend() as server:
+                content = await self._post(request, server)
+                completion, cached = read_reply(content, request.request_id, since)
+        except AttemptError as error:
+            if not self.failed_attempts[error.cause]:
+                log.warning("%s: %s (the first such failure; further ones are only counted)", self._name, error.said)
+            self.failed_attempts[error.cause] += 1
+            raise
+        self.prompt_tokens += completion.prompt_tokens
+        self.cached_tokens += cached
+        return completion
+
+    async def _post(self, request: Request, server: Server) -> bytes:
+        """The body of a successful response."""
+        from openai import APIConnectionError, APIStatusError
+
+        messages: Any = [dict(message) for message in request.prompt if not isinstance(message, int)]
+        create = server.client.chat.completions.with_raw_response.create
+        try:
+            async with asyncio.timeout(self.timeout_s):
+                # Read as bytes: the client takes nearly anything for a completion.
+                raw = await create(model=self.model, messages=messages, extra_body=body_of(request, self.extra))
+                return raw.http_response.content
+        except TimeoutError as error:
+            raise AttemptError("timeout", f"no reply of {server.url} within {self.timeout_s:g} s") from error
+        except APIStatusError as error:
+            # Some servers quote the key that they refuse.
+            said = error.response.content.replace(server.client.api_key.encode(), b"(key)")
+            raise status_error(error.status_code, error.response.headers, said) from None
+        except APIConnectionError as error:
+            raise AttemptError("connection", f"no connection to {server.url} ({error.__cause__!r})") from error

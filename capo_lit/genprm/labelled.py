@@ -1,0 +1,162 @@
+"""Solutions whose first wrong step is known, to measure a judge: from a file, or made by planting one error."""
+
+import random
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+
+from capo_lit.core.steps import Style, split_steps
+from capo_lit.data.arithmetic import MAX_VALUE, SEPARATOR, ArithmeticSource, Expression, apply, parse_expression
+from capo_lit.data.sources import Problem, PromptSource
+from capo_lit.errors import DataError, check_settings
+from capo_lit.genprm.base import step_texts
+from capo_lit.genprm.scores import NO_WRONG_STEP
+from capo_lit.genprm.solutions import Solution, read_solutions
+from capo_lit.seeding import derive_seed
+
+# A number that is not part of a word, a longer number or a decimal fraction; after "=", it is a result.
+_NUMBER = re.compile(r"(?<![\w.,])[0-9]{1,9}(?![0-9A-Za-z_]|[.,][0-9])")
+_BEFORE_RESULT = re.compile(r"=[\s$\\]*$")
+_LARGEST_CHANGE = 9
+
+
+class LabelledSource(ABC):
+    """Solutions with labels, some of them right and some wrong."""
+
+    @abstractmethod
+    def load(self) -> Sequence[Solution]:
+        """The solutions, in an order that never changes; none has the label None.
+
+        Raises:
+            DataError: if a file, row or problem cannot be used.
+        """
+
+
+class LabelledFile(LabelledSource):
+    """Labelled solutions from a jsonl or parquet file in the form of ProcessBench.
+
+    Args:
+        path: the file; fields problem, steps (or solution) and label, the first wrong step from 0, -1 for none.
+        size: at most this many solutions, the file's first ones, half of them with a wrong step.
+    """
+
+    def __init__(self, path: str, size: int = 64) -> None:
+        check_settings([(size >= 2, f"size {size}", "an integer >= 2", "size")], "LabelledFile")
+        self.path, self.size = Path(path), size
+
+    def load(self) -> Sequence[Solution]:
+        rows = read_solutions(self.path)
+        for row in rows:
+            if row.label is None:
+                raise DataError(f"solution {row.uid!r} without a label", "a field 'label'", str(self.path))
+        right = [row for row in rows if row.label == NO_WRONG_STEP]
+        wrong = [row for row in rows if row.label != NO_WRONG_STEP]
+        return [*wrong[: self.size // 2], *right[: self.size - self.size // 2]]
+
+
+class PlantedErrors(LabelledSource):
+    """Known-good solutions, every other one with one wrong step planted in it.
+
+    In the built-in arithmetic one result is wrong, and the chain goes on from it. Elsewhere one number of one step of
+    the reference solution is changed, a result after "=" where there is one.
+
+    Args:
+        problems: with reference solutions.
+        size: how many solutions; the source's first ones.
+        seed: of the errors.
+        style: how a reference solution is split into steps.
+    """
+
+    def __init__(self, problems: PromptSource, size: int = 64, seed: int = 0, style: Style = "paragraph") -> None:
+        check_settings([(size >= 2, f"size {size}", "an integer >= 2", "size")], "PlantedErrors")
+        self.problems, self.size, self.seed, self.style = problems, size, seed, style
+
+    def load(self) -> Sequence[Solution]:
+        problems = self.problems.load()[: self.size]
+        return [self._solution(problem, wrong=index % 2 == 1) for index, problem in enumerate(problems)]
+
+    def _solution(self, problem: Problem, wrong: bool) -> Solution:
+        rng = random.Random(derive_seed("planted error", self.seed, problem.uid))
+        label = NO_WRONG_STEP
+        if isinstance(self.problems, ArithmeticSource):
+            # Not its demonstration, which may drop carries.
+            steps, label = solve_arithmetic(parse_expression(problem.problem), rng if wrong else None)
+            between = SEPARATOR
+        else:
+            steps, between = self._reference_steps(problem), ""
+            if wrong:
+                steps, label = change_one_number(steps, rng, problem.uid)
+        return Solution(problem.uid, problem.problem, tuple(steps), between, label, problem.answer, problem.reference)
+
+    def _reference_steps(self, problem: Problem) -> list[str]:
+        if not problem.reference:
+            raise DataError(
+                "no reference solution",
+                "one to plant an error in",
+                f"problem {problem.uid}",
+                "fields.reference of the source of PlantedErrors",
+            )
+        return step_texts(problem.reference, split_steps(problem.reference, self.style))
+
+
+def solve_arithmetic(expression: Expression, rng: random.Random | None = None) -> tuple[list[str], int]:
+    """The steps of a solution of the built-in arithmetic, right but for one result if there is an rng.
+
+    Args:
+        expression: the problem.
+        rng: draws the wrong step and its result; None makes no error.
+
+    Returns:
+        The steps, box included, and the wrong one (-1: none). Every value stays in 0..MAX_VALUE, also after the error.
+    """
+    places = [(step, result) for step in range(len(expression.operations)) for result in range(MAX_VALUE + 1)]
+    if rng is None:
+        return _chain(expression, None)[0], NO_WRONG_STEP
+    rng.shuffle(places)
+    right = _chain(expression, None)[1]
+    for step, result in places:  # the last step may have any result, so that there is always one that fits
+        steps, values = _chain(expression, (step, result))
+        if result != right[step] and all(0 <= value <= MAX_VALUE for value in values[step:]):
+            return steps, step
+    raise DataError("no wrong result that fits", f"one in 0..{MAX_VALUE}", expression.text, "the prompt source")
+
+
+def _chain(expression: Expression, planted: tuple[int, int] | None) -> tuple[list[str], list[int]]:
+    """Steps and results; the result of one step may be given."""
+    value, lines, results = expression.start, list[str](), list[int]()
+    for step, (op, operand) in enumerate(expression.operations):
+        result = planted[1] if planted and planted[0] == step else apply(value, op, operand)
+        lines.append(f"{value}{op}{operand}={result}")
+        results.append(result)
+        value = result
+    return [*lines, f"\\boxed{{{value}}}"], results
+
+
+def change_one_number(steps: Sequence[str], rng: random.Random, where: str = "") -> tuple[list[str], int]:
+    """Plant an error: one number of one step becomes another one.
+
+    Args:
+        steps: of a right solution.
+        rng: draws the number, among the results after "=" if there are any, and what it becomes.
+        where: what the solution is called, for the error.
+
+    Returns:
+        The steps with the error, and the step it is in.
+
+    Raises:
+        DataError: if no step has a number to change.
+    """
+    found = [(index, match) for index, step in enumerate(steps) for match in _NUMBER.finditer(step)]
+    results = [(index, match) for index, match in found if _BEFORE_RESULT.search(match.string, 0, match.start())]
+    # A number that begins a step may be the step's own.
+    others = [(index, match) for index, match in found if match.string[: match.start()].strip(" #*(")]
+    places = results or others
+    if not places:
+        raise DataError("a reference solution without a number to change", "one", where, "the source of PlantedErrors")
+    index, match = rng.choice(places)
+    value = int(match[0])
+    low = max(0, value - _LARGEST_CHANGE)
+    other = rng.choice([n for n in range(low, value + _LARGEST_CHANGE + 1) if n != value])
+    changed = match.string[: match.start()] + str(other) + match.string[match.end() :]
+    return [*steps[:index], changed, *steps[index + 1 :]], index
