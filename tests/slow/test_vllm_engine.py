@@ -185,17 +185,3 @@ def test_chat_prompts_are_rendered(engine: VLLMEngine) -> None:
     one, two = run(engine, [chat, plain])
     assert one.ids == two.ids
     assert one.prompt_tokens == 4
-
-
-def test_more_prompt_tokens_than_one_step_holds(engine: VLLMEngine) -> None:
-    # 60 different prompts of 100 tokens: 6,000, where a step takes 4,096 by default.
-    asked = [
-        Request(
-            f"r{row}",
-            tuple(3 + (row * 7 + i * (1 + row % 5)) % 40 for i in range(100)),
-            Sampling(max_tokens=4),
-            row,
-        )
-        for row in range(60)
-    ]
-    assert [reply.prompt_tokens for reply in run(engine, asked)] == [100] * 60

@@ -1,5 +1,6 @@
 """Several vLLM engines in one process: beside each other, asleep, closed, and those that cannot start."""
 
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -89,3 +90,13 @@ def test_what_cannot_start_says_so(tmp_path: Path) -> None:
     assert engine.dtype is None
     with pytest.raises(EngineError, match="does not start"):
         engine.submit(requests(1)[0])
+
+
+def test_more_prompt_tokens_than_one_step_holds(running: VLLMEngine, path: Path) -> None:
+    # 100 different prompts of 140 tokens at once: 14,000, where a step takes some thousands.
+    wide = VLLMEngine(str(path), dtype="float32", max_model_len=MAX_LEN, max_num_seqs=100, kv_cache_gib=0.2)
+    rng = random.Random(0)
+    prompts = [tuple(rng.randrange(3, 48) for _ in range(140)) for _ in range(100)]
+    asked = [Request(f"r{row}", prompt, Sampling(max_tokens=4), row) for row, prompt in enumerate(prompts)]
+    assert [reply.prompt_tokens for reply in run(wide, asked)] == [140] * 100
+    wide.close()
