@@ -17,6 +17,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 REPO = Path(__file__).resolve().parents[2]
 ENV = {**os.environ, "OMP_NUM_THREADS": "1"}
+# Of a reference model and of a judge gate.
+OTHERS = {"policy/kl_ref", "critique/gate_f1", "critique/process_scale"}
 SMALL = {
     "trainer.max_steps": 3,
     "trainer.val_check_interval": 3,
@@ -59,8 +61,8 @@ def trained(tmp_path_factory, model):
 def test_a_run_logs_the_defined_metrics_to_csv_and_tensorboard(trained):
     curves = read_curves(trained / "run")
     assert set(curves) <= set(METRICS)
-    # Everything of a CAPO step, every step; the reference's divergence and SFT's loss belong to other runs.
-    missing = {name for name in METRICS if not name.startswith(("sft/", "test/"))} - set(curves) - {"policy/kl_ref"}
+    # Everything of a CAPO step, every step; what belongs to other runs is left out.
+    missing = {name for name in METRICS if not name.startswith(("sft/", "test/"))} - set(curves) - OTHERS
     assert not missing
     assert sorted(curves["policy/loss"]) == [1, 2, 3]
     assert sorted(curves["val/avg_at_k"]) == [0, 3]
