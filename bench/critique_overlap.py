@@ -4,7 +4,8 @@
 
 The policy is the quickstart's small Llama (untrained) in the real vLLM, with so few slots that its rollouts finish one
 after another, as those of a batch larger than the engine's do. The judge is a loopback server that takes a fixed time
-per critique. The same rollouts (same seeds) are judged once after all have finished, and once as each finishes.
+per critique and works on 16 at a time. The same rollouts (same seeds) are judged once after all have finished, and once
+as each finishes.
 """
 
 import argparse
@@ -35,11 +36,12 @@ from capo_lit.sampling import Sampling
 from capo_lit.verifier import Verifier
 
 PROBLEMS, GROUP, SLOTS = 8, 8, 2
+AT_ONCE = 16
 
 
 @contextmanager
 def judge_server(seconds: float) -> Iterator[str]:
-    """A chat-completions server that says "nothing wrong" after `seconds`, to any number of requests at once."""
+    """A chat-completions server that says "nothing wrong" after `seconds`; the client keeps to AT_ONCE requests."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -94,7 +96,7 @@ def main() -> None:
     engine = VLLMEngine(str(model), dtype="float32", max_model_len=200, max_num_seqs=SLOTS, kv_cache_gib=0.1)
     times: dict[str, list[float]] = {"rollouts alone": [], "then the judge": [], "streamed": []}
     with judge_server(args.seconds) as url, Verifier() as verifier:
-        judge = GenPRM(HTTPEngine("slow", [url], max_concurrency=64), k=1, vote="union", early_stop=False)
+        judge = GenPRM(HTTPEngine("slow", [url], max_concurrency=AT_ONCE), k=1, vote="union", early_stop=False)
         list(stream_rollouts(engine, verifier, draws_of(build_tokenizer(), 0)[:GROUP]))  # warm-up
         for round_ in range(args.rounds):
             for name in times:
