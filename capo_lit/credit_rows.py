@@ -57,7 +57,7 @@ def assign_credit(batch: StepBatch, config: CreditConfig, process_scale: float =
     ids = [rollout.completion.ids for rollout in rollouts]
     generated = pad_rows([[1] * len(row) for row in ids], 0, torch.bool)
     # Every dtype is said: under bf16-true Lightning makes bfloat16 the default, which is too coarse for rewards.
-    outcome = torch.tensor([_number(rollout.outcome) for rollout in rollouts], dtype=torch.float32)
+    outcome = torch.tensor([rollout.outcome_or_nan for rollout in rollouts], dtype=torch.float32)
     mask = generated & ~outcome.isnan()[:, None]
     steps, step_error = _steps_and_errors(batch, rollouts, generated.shape[1])
     rewards = token_rewards(outcome, step_error, config.w_whole, w_process)
@@ -116,7 +116,3 @@ def _steps_and_errors(batch: StepBatch, rollouts: tuple[Rollout, ...], width: in
         step_rows.append(steps)
         error_rows.append([item.verdict.step_error[step] if step >= 0 else 0.0 for step in steps])
     return pad_rows(step_rows, -1, torch.long, width), pad_rows(error_rows, 0.0, torch.float32, width)
-
-
-def _number(outcome: float | None) -> float:
-    return float("nan") if outcome is None else outcome

@@ -37,7 +37,7 @@ class Evaluation(nn.Module):
         for rollout in sampled:
             by_group[rollout.group].append(rollout)
         if by_group:
-            rows = [[_number(r.outcome) for r in group] for group in by_group.values()]
+            rows = [[r.outcome_or_nan for r in group] for group in by_group.values()]
             outcomes = torch.tensor(rows, dtype=torch.float32)
             for metric in self.at_k.values():
                 metric.update(outcomes.to(metric.device))
@@ -66,7 +66,3 @@ class Evaluation(nn.Module):
     def _mean(self, name: str, values: list[float]) -> None:
         if values:
             self.means[name].update(torch.tensor(values, dtype=torch.float32))
-
-
-def _number(outcome: float | None) -> float:
-    return float("nan") if outcome is None else outcome

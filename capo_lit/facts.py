@@ -89,6 +89,11 @@ class Rollout:
     greedy: bool = False
     spans: tuple[Span, ...] | None = None
 
+    @property
+    def outcome_or_nan(self) -> float:
+        """The outcome as tensors hold it: NaN is unknown."""
+        return float("nan") if self.outcome is None else self.outcome
+
 
 @dataclass(frozen=True, slots=True)
 class Critique:

@@ -21,6 +21,17 @@ _VERSION_KEY = b"capo_lit.records.schema_version"
 _FILE_NAME = re.compile(r"step-(\d{8,})(?:-rank-(\d{4,}))?\.parquet")
 _TOKEN_FLOATS = pa.list_(pa.float32())
 
+# One reply of a judge; files of judged solutions hold the same.
+CRITIQUE = pa.struct(
+    {
+        "reply": pa.string(),
+        "wrong": pa.list_(pa.int32()),  # null: abstained
+        "cause": pa.string(),
+        "prompt_tokens": pa.int32(),
+        "completion_tokens": pa.int32(),
+        "seconds": pa.float64(),
+    }
+)
 SCHEMA = pa.schema(
     {
         "schema_version": pa.int32(),
@@ -50,18 +61,7 @@ SCHEMA = pa.schema(
         "valid": pa.int32(),
         "abstained": pa.int32(),
         "agreement": pa.float32(),
-        "critiques": pa.list_(
-            pa.struct(
-                {
-                    "reply": pa.string(),
-                    "wrong": pa.list_(pa.int32()),  # null: abstained
-                    "cause": pa.string(),
-                    "prompt_tokens": pa.int32(),
-                    "completion_tokens": pa.int32(),
-                    "seconds": pa.float64(),
-                }
-            )
-        ),
+        "critiques": pa.list_(CRITIQUE),
         "step_of_token": pa.list_(pa.int32()),
         "token_rewards": _TOKEN_FLOATS,
         "advantages": _TOKEN_FLOATS,

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from capo_lit.errors import ConfigError, DataError
 from capo_lit.genprm.offline import RULES, failed
+from capo_lit.records import CRITIQUE
 
 Result = dict[str, Any]
 Settings = Mapping[str, Any]
@@ -26,18 +27,7 @@ SCHEMA = pa.schema(
         "problem": pa.string(),
         "steps": pa.list_(pa.string()),
         "label": pa.int32(),  # null: the row has none
-        "critiques": pa.list_(
-            pa.struct(
-                {
-                    "reply": pa.string(),
-                    "wrong": pa.list_(pa.int32()),  # null: abstained
-                    "cause": pa.string(),
-                    "prompt_tokens": pa.int32(),
-                    "completion_tokens": pa.int32(),
-                    "seconds": pa.float64(),
-                }
-            )
-        ),
+        "critiques": pa.list_(CRITIQUE),
         "vote": pa.string(),
         "step_error": _ERRORS,
         "first_wrong": pa.int32(),  # null: no valid critique
