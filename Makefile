@@ -37,8 +37,8 @@ demo: setup ## Train the quickstart, CAPO against GRPO, and print the table (abo
 demo-sparse: setup ## The same where right answers are rare
 	@$(BIN)/capo quickstart --regime sparse
 
-demo-genprm: setup ## CAPO under a small generative judge, against the rule and GRPO
-	@$(BIN)/python bench/pocket_judge.py --votes majority
+demo-genprm: setup ## Train a small generative judge; CAPO under it, under the rule, and GRPO (about 6 minutes)
+	@$(BIN)/python bench/pocket_judge.py --votes majority --jobs 2
 
 test: setup ## All tests, slow ones included
 	@$(BIN)/python -m pytest -q --durations=15
