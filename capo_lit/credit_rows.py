@@ -11,16 +11,16 @@ from capo_lit.settings import CreditConfig
 
 
 @dataclass(frozen=True)
-class CreditRows:
+class FactRows:
     """One row per rollout, right-padded to the longest response; all tensors on the CPU.
 
     Attributes:
         rollouts: n rollouts in row order.
         lengths: n; tokens of prompt and response together.
         mask: (n, t) bool; True on generated tokens of rollouts with a known outcome.
+        outcome: (n,) float32; NaN if unknown.
         step_of_token: (n, t) int64; -1 on special tokens and padding.
-        token_rewards: (n, t) float32; 0 outside the mask.
-        advantages: (n, t) float32; 0 outside the mask.
+        step_error: (n, t) float32; 0 where a token belongs to no step or nobody judged.
         engine_logprobs: (n, t) float32, or None if the engine gives none.
         temperature: that the rollouts were sampled at.
         max_tokens: longest response that could have been sampled, or None if not known.
@@ -29,18 +29,62 @@ class CreditRows:
     rollouts: tuple[Rollout, ...]
     lengths: list[int]
     mask: torch.Tensor
+    outcome: torch.Tensor
     step_of_token: torch.Tensor
-    token_rewards: torch.Tensor
-    advantages: torch.Tensor
+    step_error: torch.Tensor
     engine_logprobs: torch.Tensor | None
     temperature: float
     max_tokens: int | None
 
 
-def assign_credit(batch: StepBatch, config: CreditConfig, process_scale: float = 1.0) -> CreditRows:
-    """Token rewards and advantages of a batch.
+@dataclass(frozen=True)
+class CreditRows(FactRows):
+    """The facts with the credit made of them.
+
+    Attributes:
+        token_rewards: (n, t) float32; 0 outside the mask.
+        advantages: (n, t) float32; 0 outside the mask.
+    """
+
+    token_rewards: torch.Tensor
+    advantages: torch.Tensor
+
+
+def pad_facts(batch: StepBatch, w_process: float) -> FactRows:
+    """The facts of a batch as rows.
 
     A rollout whose outcome is unknown keeps its row and leaves the mask, so it is in nobody's mean and in no loss.
+
+    Args:
+        batch: with rollouts, and with verdicts if wrong steps cost anything.
+        w_process: what they cost.
+
+    Raises:
+        BatchError: if rollouts are missing, or verdicts are and w_process > 0.
+    """
+    rollouts = batch.require_rollouts()
+    if w_process > 0:
+        batch.require_verdicts()
+    ids = [rollout.completion.ids for rollout in rollouts]
+    generated = pad_rows([[1] * len(row) for row in ids], 0, torch.bool)
+    # Every dtype is said: under bf16-true Lightning makes bfloat16 the default, which is too coarse for rewards.
+    outcome = torch.tensor([rollout.outcome_or_nan for rollout in rollouts], dtype=torch.float32)
+    steps, step_error = _steps_and_errors(batch, rollouts, generated.shape[1])
+    return FactRows(
+        rollouts=rollouts,
+        lengths=[len(rollout.prompt.ids) + len(rollout.completion.ids) for rollout in rollouts],
+        mask=generated & ~outcome.isnan()[:, None],
+        outcome=outcome,
+        step_of_token=steps,
+        step_error=step_error,
+        engine_logprobs=_engine_logprobs(rollouts),
+        temperature=batch.sampling.temperature if batch.sampling else 1.0,
+        max_tokens=batch.sampling.max_tokens if batch.sampling else None,
+    )
+
+
+def assign_credit(batch: StepBatch, config: CreditConfig, process_scale: float = 1.0) -> CreditRows:
+    """Token rewards and advantages of a batch.
 
     Args:
         batch: with rollouts, and with verdicts if wrong steps cost anything.
@@ -50,39 +94,20 @@ def assign_credit(batch: StepBatch, config: CreditConfig, process_scale: float =
     Raises:
         BatchError: if rollouts are missing, or verdicts are and w_process * process_scale > 0.
     """
-    rollouts = batch.require_rollouts()
     w_process = config.w_process * process_scale
-    if w_process > 0:
-        batch.require_verdicts()
-    ids = [rollout.completion.ids for rollout in rollouts]
-    generated = pad_rows([[1] * len(row) for row in ids], 0, torch.bool)
-    # Every dtype is said: under bf16-true Lightning makes bfloat16 the default, which is too coarse for rewards.
-    outcome = torch.tensor([rollout.outcome_or_nan for rollout in rollouts], dtype=torch.float32)
-    mask = generated & ~outcome.isnan()[:, None]
-    steps, step_error = _steps_and_errors(batch, rollouts, generated.shape[1])
-    rewards = token_rewards(outcome, step_error, config.w_whole, w_process)
-    rewards = torch.where(mask, rewards, 0.0)
-    group = torch.tensor([rollout.group for rollout in rollouts])
+    facts = pad_facts(batch, w_process)
+    rewards = token_rewards(facts.outcome, facts.step_error, config.w_whole, w_process)
+    rewards = torch.where(facts.mask, rewards, 0.0)
     credit = advantages(
         rewards,
-        mask,
-        group,
+        facts.mask,
+        torch.tensor([rollout.group for rollout in facts.rollouts]),
         estimator=config.estimator,
-        process=torch.where(mask, -step_error * w_process, 0.0),
+        process=torch.where(facts.mask, -facts.step_error * w_process, 0.0),
         std_floor=config.std_floor,
         max_abs_advantage=config.max_abs_advantage,
     )
-    return CreditRows(
-        rollouts=rollouts,
-        lengths=[len(rollout.prompt.ids) + len(rollout.completion.ids) for rollout in rollouts],
-        mask=mask,
-        step_of_token=steps,
-        token_rewards=rewards,
-        advantages=credit,
-        engine_logprobs=_engine_logprobs(rollouts),
-        temperature=batch.sampling.temperature if batch.sampling else 1.0,
-        max_tokens=batch.sampling.max_tokens if batch.sampling else None,
-    )
+    return CreditRows(**vars(facts), token_rewards=rewards, advantages=credit)
 
 
 def credit_metrics(rows: CreditRows) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """CapoModule: token rewards and advantages from the verdicts, and the PPO-clip update. Facts in, gradient out."""
 
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -19,7 +20,7 @@ from capo_lit.settings import CreditConfig, LossConfig, OptimConfig, UpdateConfi
 
 
 @dataclass
-class _Pass:
+class Passes:
     """What the passes over one batch gather: sums for the metrics, and the logprobs before the first update."""
 
     logprobs: torch.Tensor
@@ -60,20 +61,25 @@ class CapoModule(PolicyModule):
         # Not a submodule: the reference never changes, so it stays out of optimizer and checkpoints.
         self._reference: Any = None
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the full process weight from a checkpoint of before there was a judge gate."""
+        checkpoint.get("state_dict", {}).setdefault("process_scale", torch.ones((), dtype=torch.float32))
+
     def training_step(self, batch: StepBatch, batch_idx: int) -> None:
         """Turn the facts gathered in the batch into optimizer steps, and log what happened."""
-        rows = assign_credit(batch, self.credit, float(self.process_scale))
+        batch.require_rollouts()  # waits for them, so that the time below is the update's
         started = time.perf_counter()
-        passes = _Pass(torch.zeros(rows.mask.shape, dtype=torch.float32))
-        stats, norms, loss = self._optimize(rows, batch, passes)
+        rows = self._assign_credit(batch)
+        passes = Passes(torch.zeros(rows.mask.shape, dtype=torch.float32))
+        stats, norms, losses = self._optimize(rows, batch, passes)
         seconds = time.perf_counter() - started
         batch.set_credit(
             TokenCredit(rows.token_rewards, rows.advantages, rows.mask, rows.step_of_token, passes.logprobs)
         )
         values = {
-            **credit_metrics(rows),
+            **self._credit_metrics(rows),
             **_loss_metrics(stats, self.loss),
-            "policy/loss": loss / len(norms),
+            **{name: total / len(norms) for name, total in losses.items()},
             "policy/grad_norm": sum(norms) / len(norms),
             "policy/lr": self.last_lr,
             "policy/entropy": passes.entropy_sum / max(passes.tokens, 1),
@@ -91,7 +97,16 @@ class CapoModule(PolicyModule):
     def _budget(self) -> int:
         return self.update.tokens_per_microbatch
 
-    def _optimize(self, rows: CreditRows, batch: StepBatch, passes: _Pass) -> tuple[LossStats, list[float], float]:
+    def _assign_credit(self, batch: StepBatch) -> CreditRows:
+        """Facts to token advantages."""
+        return assign_credit(batch, self.credit, float(self.process_scale))
+
+    def _credit_metrics(self, rows: CreditRows) -> dict[str, float]:
+        return credit_metrics(rows)
+
+    def _optimize(
+        self, rows: CreditRows, batch: StepBatch, passes: Passes
+    ) -> tuple[LossStats, list[float], Counter[str]]:
         """All optimizer steps of one batch of rollouts; returns summed statistics, gradient norms, summed losses."""
         updates = list(self._minibatches(len(rows.lengths), batch.step))
         old = None
@@ -101,7 +116,8 @@ class CapoModule(PolicyModule):
                     self._gather(passes, rows, micro, *self._forward(rows, micro))
             old = passes.logprobs
         stats: list[LossStats] = []
-        norms, loss = [], 0.0
+        norms: list[float] = []
+        totals: Counter[str] = Counter()
         optimizer = self.optimizers()
         for picked in updates:
             normalizer = self._normalizer(rows.mask[picked], rows.max_tokens)
@@ -110,16 +126,18 @@ class CapoModule(PolicyModule):
                 micro = [picked[row] for row in chosen]
                 # Data-parallel ranks exchange gradients once per update, with its last micro-batch.
                 with optimizer.toggle_model(sync_grad=index == len(plan) - 1):  # type: ignore[union-attr]
-                    part, part_stats = self._micro_loss(rows, micro, old, normalizer, passes)
-                    self.manual_backward(part)
+                    losses, part_stats = self._micro_losses(rows, micro, old, normalizer, passes)
+                    # One backward for all, or data-parallel ranks would exchange gradients more than once.
+                    self.manual_backward(reduce(add, losses.values()))
                 stats.append(part_stats)
-                loss += float(part.detach())
+                totals.update({name: float(part.detach()) for name, part in losses.items()})
             norms.append(self.apply_gradient(optimizer))  # type: ignore[arg-type]
-        return reduce(add, stats), norms, loss
+        return reduce(add, stats), norms, totals
 
-    def _micro_loss(
-        self, rows: CreditRows, micro: list[int], old: torch.Tensor | None, normalizer: float, passes: _Pass
-    ) -> tuple[torch.Tensor, LossStats]:
+    def _micro_losses(
+        self, rows: CreditRows, micro: list[int], old: torch.Tensor | None, normalizer: float, passes: Passes
+    ) -> tuple[dict[str, torch.Tensor], LossStats]:
+        """The terms of one micro-batch's loss, by the metric that logs them."""
         logprobs, entropy = self._forward(rows, micro)
         width, device = logprobs.shape[1], logprobs.device
         if old is None:
@@ -128,7 +146,7 @@ class CapoModule(PolicyModule):
         else:
             old_part = old[micro, :width].to(device)
         engine = rows.engine_logprobs if self.loss.importance_cap is not None else None
-        return policy_loss(
+        loss, stats = policy_loss(
             logprobs,
             old_part,
             rows.advantages[micro, :width].to(device),
@@ -144,6 +162,7 @@ class CapoModule(PolicyModule):
             engine_logprobs=None if engine is None else engine[micro, :width].to(device),
             importance_cap=None if engine is None else self.loss.importance_cap,
         )
+        return {"policy/loss": loss}, stats
 
     def _forward(self, rows: CreditRows, micro: Sequence[int], model: Any = None) -> tuple[torch.Tensor, torch.Tensor]:
         return response_logprobs(
@@ -162,7 +181,7 @@ class CapoModule(PolicyModule):
         return self._forward(rows, micro, self._reference)[0]
 
     def _gather(
-        self, passes: _Pass, rows: CreditRows, micro: list[int], logprobs: torch.Tensor, entropy: torch.Tensor
+        self, passes: Passes, rows: CreditRows, micro: list[int], logprobs: torch.Tensor, entropy: torch.Tensor
     ) -> None:
         """Keep the logprobs before the update, and their distance from the engine's."""
         width = logprobs.shape[1]

@@ -119,15 +119,22 @@ class PolicyModule(LightningModule):
         """Draw this step's random numbers from the step itself, so that a resumed run draws the same."""
         torch.manual_seed(derive_seed(self.seed, "update", batch.step, self.global_rank))
 
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """What the optimizer trains."""
+        return self.decay_groups(self.policy, self.optim.lr)
+
+    def decay_groups(self, model: torch.nn.Module, lr: float) -> list[dict[str, Any]]:
+        """A model's parameters as groups of the optimizer; only matrices are decayed."""
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        return [
+            {"params": [p for p in parameters if p.ndim >= 2], "lr": lr, "weight_decay": self.optim.weight_decay},
+            {"params": [p for p in parameters if p.ndim < 2], "lr": lr, "weight_decay": 0.0},
+        ]
+
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW with warm-up and schedule, stepped once per optimizer step."""
         config = self.optim
-        parameters = [p for p in self.policy.parameters() if p.requires_grad]
-        groups = [
-            {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
-            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-        ]
-        optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2))
+        optimizer = torch.optim.AdamW(self.parameter_groups(), betas=(config.beta1, config.beta2))
         factor = lr_factor(config.schedule, config.warmup_steps, self.trainer.max_steps)
         return {"optimizer": optimizer, "lr_scheduler": torch.optim.lr_scheduler.LambdaLR(optimizer, factor)}
 
@@ -140,8 +147,25 @@ class PolicyModule(LightningModule):
         Raises:
             UpdateError: if the norm is not finite; the weights are left as they were.
         """
+        norm = self.clip_gradient(self.policy)
+        self.last_lr = float(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        optimizer.zero_grad()
+        self.lr_schedulers().step()  # type: ignore[union-attr]
+        self.updates += 1
+        return norm
+
+    def clip_gradient(self, model: torch.nn.Module) -> float:
+        """Scale the gradient of one model down to optim.grad_clip.
+
+        Returns:
+            Its norm before.
+
+        Raises:
+            UpdateError: if the norm is not finite.
+        """
         limit = self.optim.grad_clip or float("inf")
-        norm = float(torch.nn.utils.clip_grad_norm_(self.policy.parameters(), limit))
+        norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), limit))
         if not norm < float("inf"):
             raise UpdateError(
                 f"a gradient of norm {norm}",
@@ -149,11 +173,6 @@ class PolicyModule(LightningModule):
                 f"policy version {self.version}",
                 "--model.optim.lr (lower) or --trainer.precision (32-true); the last checkpoint is intact",
             )
-        self.last_lr = float(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        optimizer.zero_grad()
-        self.lr_schedulers().step()  # type: ignore[union-attr]
-        self.updates += 1
         return norm
 
     def setup_evaluation(self, samples: int) -> None:
