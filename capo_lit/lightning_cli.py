@@ -15,12 +15,15 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from transformers.utils.logging import disable_progress_bar
 
-from capo_lit.callbacks.checkpoint import AtomicCheckpointIO, RunCheckpoint, latest_checkpoint
+from capo_lit.callbacks.checkpoint import AtomicCheckpointIO, BestCheckpoint, RunCheckpoint, latest_checkpoint
 from capo_lit.callbacks.critique import CritiqueCallback
 from capo_lit.callbacks.export import ExportCallback
 from capo_lit.callbacks.progress import default_progress
 from capo_lit.callbacks.record import RecordCallback
+from capo_lit.callbacks.results import ResultsCallback
 from capo_lit.callbacks.rollout import RolloutCallback
+from capo_lit.config_parser import CapoParser
+from capo_lit.errors import ConfigError
 from capo_lit.policy import PolicyModule
 
 _HARMLESS = (
@@ -33,7 +36,7 @@ _HARMLESS = (
 
 
 class CapoCLI(LightningCLI):
-    """Blocks `policy`, `seed_everything`, `model`, `data`, `rollout`, `critique`, `record`, `export`, `checkpoint`."""
+    """Blocks `policy`, `seed_everything`, `model`, `data` and one for each of the callbacks that are always there."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the callbacks that are always there, in the order in which they run, and the links."""
@@ -44,7 +47,9 @@ class CapoCLI(LightningCLI):
         parser.add_lightning_class_args(CritiqueCallback, "critique")
         parser.add_lightning_class_args(RecordCallback, "record")
         parser.add_lightning_class_args(ExportCallback, "export")
+        parser.add_lightning_class_args(ResultsCallback, "results")
         parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(BestCheckpoint, "best")
         parser.add_argument(
             "--validate_first", type=bool, default=False, help="Validate before the first step of a fit, as step 0."
         )
@@ -59,6 +64,18 @@ class CapoCLI(LightningCLI):
 
     def _parse_ckpt_path(self) -> None:
         """Keep the command line's settings: Lightning would put the checkpoint's over them."""
+
+    def instantiate_classes(self) -> None:
+        """Build everything; refuse a policy that is a path to nothing before anything is loaded or asked of a hub."""
+        policy = self._get(self.config, "policy")
+        # A hub id is NAME or OWNER/NAME; what is deeper is a path.
+        if policy.count("/") > 1 and not Path(policy).exists():
+            raise ConfigError(
+                f"policy {policy!r}, which does not exist",
+                "a folder of a Hugging Face causal LM, or a hub id",
+                change="--policy. The start of the built-in arithmetic is made by `capo prepare quickstart`",
+            )
+        super().instantiate_classes()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Add loggers and a progress bar unless the config names its own, and write checkpoints atomically."""
@@ -90,6 +107,8 @@ class CapoCLI(LightningCLI):
         kwargs["weights_only"] = True  # a checkpoint is data: nothing in it is run
         if subcommand == "fit":
             self._get(self.config_init, "record").resume = kwargs["ckpt_path"] is not None
+        if subcommand in ("validate", "test"):
+            kwargs["verbose"] = False  # ResultsCallback shows the metrics
         kwargs["ckpt_path"] = self._checkpoint(kwargs["ckpt_path"])
         return kwargs
 
@@ -117,6 +136,7 @@ def build(args: Any, run: bool = True, cli: type[CapoCLI] = CapoCLI, **kwargs: A
         save_config_kwargs={"overwrite": True},
         auto_configure_optimizers=False,
         load_from_checkpoint_support=False,
+        parser_class=CapoParser,
         args=args,
         run=run,
         **kwargs,

