@@ -154,7 +154,7 @@ def _identity(settings: Mapping[str, Any], path: Path, judge: "GenPRM") -> dict[
     judging = {
         name: value for name, value in _flat("judge", settings["judge"]) if not _OPERATIONAL & {*name.split(".")}
     }
-    template = hashlib.sha256(judge.template.text.encode()).hexdigest()[:16]
+    template = hashlib.sha256(f"{judge.template.schema or ''}{judge.template.text}".encode()).hexdigest()[:16]
     return judging | {"file": path.name, "seed": settings["seed"], "judge.template": template}
 
 

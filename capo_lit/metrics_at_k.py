@@ -1,5 +1,7 @@
-"""avg@k and pass@k over sampled outcomes, reduced over data-parallel ranks."""
+"""avg@k, pass@k and maj@k over sampled outcomes, reduced over data-parallel ranks."""
 
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -106,3 +108,56 @@ class PassAtK(_AtK):
         drawn = torch.arange(self.k, device=samples.device, dtype=samples.dtype)
         left, wrong = samples[:, None] - drawn, (samples - right)[:, None] - drawn
         return 1.0 - (wrong / left).prod(1)
+
+
+class MajAtK(Metric):
+    """maj@k: the share of problems whose most frequent answer among k samples is right.
+
+    Samples without an answer do not vote. Of equally frequent answers each counts its share, which is the mean over
+    the ways to break the tie. A problem nobody answered is wrong; one whose winning answer has an unknown outcome is
+    left out.
+    """
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+
+    total: torch.Tensor
+    problems: torch.Tensor
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("problems", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+
+    def update(self, answers: Sequence[Sequence[str | None]], outcomes: Sequence[Sequence[float | None]]) -> None:
+        """Add problems.
+
+        Args:
+            answers: per problem the key of every sample's answer; None where a sample gives none.
+            outcomes: the same shape; 1.0 right, 0.0 wrong, None unknown.
+        """
+        for keys, known in zip(answers, outcomes, strict=True):
+            score = _majority_score(keys, known)
+            if score is not None:
+                self.total += score
+                self.problems += 1
+
+    def compute(self) -> torch.Tensor:
+        """The mean over scored problems; NaN if there are none."""
+        return (self.total / self.problems).float()
+
+
+def _majority_score(keys: Sequence[str | None], outcomes: Sequence[float | None]) -> float | None:
+    """Share of the most frequent answers that are right; None if the outcome of one of them is unknown."""
+    counts = Counter(key for key in keys if key is not None)
+    if not counts:
+        return 0.0
+    most = max(counts.values())
+    by_answer: dict[str, list[float]] = {key: [] for key, count in counts.items() if count == most}
+    for key, outcome in zip(keys, outcomes, strict=True):
+        if key in by_answer and outcome is not None:
+            by_answer[key].append(outcome)
+    if not all(by_answer.values()):
+        return None
+    return sum(sum(found) / len(found) for found in by_answer.values()) / len(by_answer)

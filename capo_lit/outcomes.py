@@ -1,10 +1,15 @@
 """Where outcomes come from: the rule verifier, or anything else that says whether a response is right."""
 
+import random
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from types import MappingProxyType
 
 from capo_lit.batch import Prompt
+from capo_lit.core.votes import tally
+from capo_lit.errors import check_settings
+from capo_lit.seeding import derive_seed
 from capo_lit.verifier import Outcome, Verifier
 
 
@@ -13,7 +18,12 @@ class OutcomeSource(ABC):
 
     Work is submitted, then the source is stepped until the futures are done. Every future is done in bounded time if
     the source is stepped. A future that is cancelled before it is done frees what works on it.
+
+    Attributes:
+        counters: of a source that asks critiques, by how they ended, and their tokens; GenORM names them.
     """
+
+    counters: Mapping[str, int] = MappingProxyType({})
 
     @abstractmethod
     def submit(self, prompt: Prompt, response: str, seed: int = 0) -> "Future[Outcome]":
@@ -67,6 +77,62 @@ class RuleOutcomes(OutcomeSource):
     def close(self) -> None:
         """End the verifier's workers; what is in flight becomes unknown."""
         self.verifier.close()
+
+
+class NoisyOutcomes(RuleOutcomes):
+    """Outcomes by rule with the errors of k voters: what a GenORM's mistakes cost, without a model.
+
+    Each of k votes on a response is the rule's outcome, turned round with probability `error_rate`. The outcome is 0
+    if c >= k/2 of them say wrong, else 1, as in GenORM. What is unknown by rule stays unknown.
+
+    Args:
+        verifier: the rule.
+        k: votes per response.
+        error_rate: probability in [0, 1] that a vote is turned round.
+
+    Raises:
+        ConfigError: if a setting is out of range, or k > 1 votes would all be the same.
+    """
+
+    def __init__(self, verifier: Verifier, k: int = 1, error_rate: float = 0.0) -> None:
+        checks = (
+            (k >= 1, f"k {k}", "an integer >= 1", "k"),
+            (0 <= error_rate <= 1, f"error_rate {error_rate}", "a probability", "error_rate"),
+            (
+                k == 1 or error_rate > 0,
+                f"k {k} votes without errors",
+                "k 1: all votes would be the same",
+                "k, or error_rate",
+            ),
+        )
+        check_settings(checks, "NoisyOutcomes")
+        super().__init__(verifier)
+        self.k, self.error_rate = k, error_rate
+
+    def submit(self, prompt: Prompt, response: str, seed: int = 0) -> "Future[Outcome]":
+        """Verify one response and vote on it; the votes are a function of seed and prompt alone."""
+        out: Future[Outcome] = Future()
+        draws = [random.Random(derive_seed(seed, prompt.uid, "noisy outcome", vote)).random() for vote in range(self.k)]
+        flips = [draw < self.error_rate for draw in draws]
+
+        def settle(rule: "Future[Outcome]") -> None:
+            if not out.set_running_or_notify_cancel():
+                return
+            if (error := rule.exception()) is not None:
+                out.set_exception(error)
+            else:
+                out.set_result(_voted(rule.result(), flips))
+
+        super().submit(prompt, response, seed).add_done_callback(settle)
+        return out
+
+
+def _voted(outcome: Outcome, flips: Sequence[bool]) -> Outcome:
+    """The majority of votes, some of which are turned round; a tie is wrong."""
+    if outcome is None:
+        return None
+    wrong = [(outcome == 0) != flip for flip in flips]
+    return 1.0 - tally([frozenset({0}) if vote else frozenset() for vote in wrong], 1, "majority").step_error[0]
 
 
 def outcome_source(source: Verifier | OutcomeSource) -> OutcomeSource:

@@ -111,6 +111,16 @@ def compare_exact(gold: str, answer: str) -> bool | None:
     return None
 
 
+def answer_key(answer: str) -> str:
+    """What an answer is counted under in a majority vote: one key for equal text and for equal rational numbers.
+
+    No algebra is done: two forms of one formula have two keys.
+    """
+    plain = _plain(answer)
+    number = _number(plain)
+    return _tight(plain).casefold() if number is None else str(number)
+
+
 def _braced(text: str, start: int) -> str | None:
     """Content of the balanced braces that open at `start` (blanks before them allowed); None if they never close."""
     while start < len(text) and text[start].isspace():

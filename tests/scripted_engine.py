@@ -61,6 +61,8 @@ class ScriptedEngine(Engine, SyncsWeights):
         pushed: names and tensors of the last `load_weights`.
     """
 
+    takes_schema = True
+
     def __init__(
         self, script: Callable[[Request], Scripted] | Sequence[Scripted], step_error: EngineError | None = None
     ) -> None:

@@ -3,7 +3,7 @@
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
@@ -34,7 +34,26 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         os.replace(partial, target)
 
 
-class RunCheckpoint(ModelCheckpoint):
+class _InRunFolder(ModelCheckpoint):
+    """Checkpoints in a folder of the run, named by Lightning's count of optimizer steps."""
+
+    folder: str
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Settle the directory; it must not depend on a logger's version, or a resumed run would look elsewhere."""
+        if self.dirpath is None:
+            self.dirpath = os.path.join(trainer.default_root_dir, self.folder)
+        if stage == "fit" and trainer.is_global_zero:
+            for partial in Path(self.dirpath).glob(".*.ckpt.partial-*"):  # of a run that was killed while it saved
+                partial.unlink()
+        super().setup(trainer, pl_module, stage)
+
+    def _monitor_candidates(self, trainer: Trainer) -> dict[str, torch.Tensor]:
+        # A module may log a metric named "step", as the loggers' x-axis; the newest checkpoint is Lightning's count.
+        return {**super()._monitor_candidates(trainer), "step": torch.tensor(trainer.global_step)}
+
+
+class RunCheckpoint(_InRunFolder):
     """Saves everything a run needs to go on bit-identically: weights, optimizer, counters, loader position.
 
     Args:
@@ -42,6 +61,8 @@ class RunCheckpoint(ModelCheckpoint):
         keep: newest checkpoints kept.
         dirpath: where; the default is `checkpoints` under trainer.default_root_dir.
     """
+
+    folder = "checkpoints"
 
     def __init__(self, every_n_steps: int = 10, keep: int = 2, dirpath: str | None = None) -> None:
         if keep < 1 or every_n_steps < 1:
@@ -57,19 +78,6 @@ class RunCheckpoint(ModelCheckpoint):
             save_on_train_epoch_end=False,
         )
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Settle the directory; it must not depend on a logger's version, or a resumed run would look elsewhere."""
-        if self.dirpath is None:
-            self.dirpath = os.path.join(trainer.default_root_dir, "checkpoints")
-        if stage == "fit" and trainer.is_global_zero:
-            for partial in Path(self.dirpath).glob(".*.ckpt.partial-*"):  # of a run that was killed while it saved
-                partial.unlink()
-        super().setup(trainer, pl_module, stage)
-
-    def _monitor_candidates(self, trainer: Trainer) -> dict[str, torch.Tensor]:
-        # A module may log a metric named "step", as the loggers' x-axis; the newest checkpoint is Lightning's count.
-        return {**super()._monitor_candidates(trainer), "step": torch.tensor(trainer.global_step)}
-
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the end of the run, if the last interval did not fall on it."""
         super().on_train_end(trainer, pl_module)
@@ -77,6 +85,33 @@ class RunCheckpoint(ModelCheckpoint):
             trainer.save_checkpoint(
                 os.path.join(str(self.dirpath), f"step={trainer.global_step}.ckpt"), weights_only=False
             )
+
+
+class BestCheckpoint(_InRunFolder):
+    """Keeps the checkpoint of the best evaluation so far, beside those that a run resumes from.
+
+    Args:
+        monitor: metric of the evaluations, such as val/avg_at_k; null keeps none.
+        mode: whether the largest value is the best, or the smallest.
+        dirpath: where; the default is `best` under trainer.default_root_dir.
+    """
+
+    folder = "best"
+
+    def __init__(
+        self, monitor: str | None = "val/avg_at_k", mode: Literal["max", "min"] = "max", dirpath: str | None = None
+    ) -> None:
+        if monitor is not None and not monitor.startswith("val/"):
+            raise ConfigError(f"monitor {monitor!r}", "a metric of the evaluations, val/...", change="--best.monitor")
+        super().__init__(
+            dirpath=dirpath,
+            filename="step={step}",
+            monitor=monitor,
+            mode=mode,
+            save_top_k=1 if monitor else 0,
+            auto_insert_metric_name=False,
+            save_on_train_epoch_end=False,
+        )
 
 
 def latest_checkpoint(directory: Path) -> Path | None:

@@ -8,6 +8,8 @@ from lightning.pytorch import Callback, Trainer
 
 from capo_lit.batch import StepBatch
 from capo_lit.callbacks.critique import CritiqueCallback
+from capo_lit.callbacks.ledger import Ledger
+from capo_lit.callbacks.rollout import rollout_callback
 from capo_lit.errors import ConfigError, DataError, JudgeError, check_settings
 from capo_lit.genprm.base import StepJudge
 from capo_lit.genprm.labelled import LabelledSource
@@ -22,7 +24,7 @@ Action = Literal["scale", "refuse"]
 _CHUNK = 16
 
 
-def judge_f1(judge: StepJudge, solutions: list[Solution], seed: int) -> float:
+def judge_f1(judge: StepJudge, solutions: list[Solution], seed: int, ledger: Ledger | None = None) -> float:
     """F1 of a judge's voted verdicts on labelled solutions, as ProcessBench has it.
 
     F1 = 2ab / (a + b), where a is the share of erroneous solutions whose first wrong step was named, and b the share
@@ -32,6 +34,7 @@ def judge_f1(judge: StepJudge, solutions: list[Solution], seed: int) -> float:
         judge: what is measured.
         solutions: with labels, of both kinds.
         seed: of the critiques.
+        ledger: of the run, which they are entered in.
 
     Returns:
         F1, in [0, 1].
@@ -42,7 +45,10 @@ def judge_f1(judge: StepJudge, solutions: list[Solution], seed: int) -> float:
     predictions: list[int | None] = [None] * len(solutions)
     for start in range(0, len(solutions), _CHUNK):
         part = [solution.rollout(start + index) for index, solution in enumerate(solutions[start : start + _CHUNK])]
-        for item in judge.judge(part, seed):
+        items = list(judge.judge(part, seed))
+        if ledger is not None:
+            ledger.add_critiques(judge, items, trained=False)
+        for item in items:
             if item.verdict.valid:
                 predictions[item.rollout.row] = first_wrong(item.verdict.step_error)
     scores = processbench_scores([-1 if s.label is None else s.label for s in solutions], predictions)
@@ -116,12 +122,12 @@ class JudgeGateCallback(Callback):
         Raises:
             JudgeError: if the judge is below the threshold and the action is to refuse.
         """
-        judge = _judge(trainer, pl_module)
-        if judge is None:
+        critique = _critique(trainer, pl_module)
+        if critique is None:
             log.info("judge gate: idle, for the process weight is 0")
             return
         if self.f1 is None:
-            self._score(trainer, judge, step=0)
+            self._score(trainer, pl_module, critique, step=0)
         self._act(pl_module)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
@@ -132,9 +138,9 @@ class JudgeGateCallback(Callback):
         """
         if not isinstance(batch, StepBatch) or not self.every_n_steps or batch.step == 0:
             return
-        judge = _judge(trainer, pl_module)
-        if judge is not None and batch.step % self.every_n_steps == 0:
-            self._score(trainer, judge, batch.step)
+        critique = _critique(trainer, pl_module)
+        if critique is not None and batch.step % self.every_n_steps == 0:
+            self._score(trainer, pl_module, critique, batch.step)
             self._act(pl_module)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -157,13 +163,17 @@ class JudgeGateCallback(Callback):
             return 1.0
         return max(0.0, f1 - self.floor) / (self.threshold - self.floor) if f1 > self.floor else 0.0
 
-    def _score(self, trainer: Trainer, judge: StepJudge, step: int) -> None:
+    def _score(self, trainer: Trainer, pl_module: Any, critique: CritiqueCallback, step: int) -> None:
+        judge = critique.judge
         if getattr(judge, "reference", False):
             bare = [s.uid for s in self._solutions if not (s.reference or s.answer)]
             if bare:
                 got = f"{len(bare)} labelled solutions without reference and answer (first: {bare[0]})"
                 raise DataError(got, "one of them to show the judge", "JudgeGateCallback", "labelled")
-        f1 = judge_f1(judge, self._solutions, derive_seed(self.seed, "gate", step))
+        rollout = rollout_callback(trainer)
+        if rollout is not None:
+            rollout.push(pl_module)  # the judge may be on the policy's own engine
+        f1 = judge_f1(judge, self._solutions, derive_seed(self.seed, "gate", step), critique.ledger)
         # The same scale on every data-parallel rank, whatever its own engine drew.
         local = torch.tensor(f1, dtype=torch.float64, device=trainer.strategy.root_device)
         self.f1 = float(trainer.strategy.reduce(local, reduce_op="mean"))
@@ -193,8 +203,7 @@ class JudgeGateCallback(Callback):
             log.info("judge gate: F1 %.3f on %d labelled solutions", f1, len(self._solutions))
 
 
-def _judge(trainer: Trainer, pl_module: Any) -> StepJudge | None:
-    """The judge of the training steps; None if nothing is weighed by it."""
-    if pl_module.credit.w_process == 0:
-        return None
-    return next((c.judge for c in trainer.callbacks if isinstance(c, CritiqueCallback)), None)  # type: ignore[attr-defined]
+def _critique(trainer: Trainer, pl_module: Any) -> CritiqueCallback | None:
+    """The callback whose judge the training steps ask; None if nothing is weighed by it."""
+    callbacks = [] if pl_module.credit.w_process == 0 else trainer.callbacks  # type: ignore[attr-defined]
+    return next((c for c in callbacks if isinstance(c, CritiqueCallback) and c.judge is not None), None)

@@ -8,8 +8,10 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
 from capo_lit.batch import StepBatch
-from capo_lit.callbacks.rollout_metrics import rollout_metrics
+from capo_lit.callbacks.ledger import AsksEngine, Growth, Ledger, cost_metrics, outcome_cost
+from capo_lit.callbacks.rollout_metrics import outcome_metrics, rollout_metrics
 from capo_lit.engines.base import Engine, SyncsWeights
+from capo_lit.engines.policy import bind_policy
 from capo_lit.errors import ConfigError
 from capo_lit.outcomes import OutcomeSource
 from capo_lit.policy import PolicyModule
@@ -64,6 +66,7 @@ class RolloutCallback(Callback):
         self.max_probe_gap = max_probe_gap
         self._probed = False
         self._sync_s = 0.0
+        self._outcome_ledger, self._votes = Ledger(), Growth()
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         """Refuse combinations that would train on wrong numbers, before anything is generated."""
@@ -81,6 +84,7 @@ class RolloutCallback(Callback):
                 "top_p 1 and top_k 0",
                 change="--rollout.sampling, or --model.loss.importance_cap null",
             )
+        bind_policy(self.outcomes, self.engine, pl_module.policy_path)
         pl_module.setup_evaluation(self.eval_samples)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
@@ -97,7 +101,16 @@ class RolloutCallback(Callback):
         if isinstance(batch, StepBatch):
             values = rollout_metrics(batch.require_rollouts(), batch.rollout_seconds)
             values |= {"time/sync_s": self._sync_s, "time/step_s": time.perf_counter() - self._started}
+            values |= self._outcome_metrics()
             pl_module.log_metrics(values, len(batch))
+
+    def state_dict(self) -> dict[str, float]:
+        """What the judge of outcomes has taken so far, for the checkpoint."""
+        return dict(self._outcome_ledger.total)
+
+    def load_state_dict(self, state_dict: dict[str, float]) -> None:
+        """Go on with the ledger of the run that is resumed."""
+        self._outcome_ledger.total = dict(state_dict)
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: Any, batch: StepBatch, batch_idx: int, dataloader_idx: int = 0
@@ -121,6 +134,15 @@ class RolloutCallback(Callback):
         if self.outcomes is not None:
             self.outcomes.close()
 
+    def _outcome_metrics(self) -> dict[str, float]:
+        """What a judge of outcomes did in this step, and in the run; empty for a rule."""
+        if not isinstance(self.outcomes, AsksEngine):
+            return {}
+        counts, ledger = self._votes.of(self.outcomes.counters), self._outcome_ledger
+        ledger.add(outcome_cost(counts))
+        values = outcome_metrics(counts, ledger.add_engine(self.outcomes))
+        return values | cost_metrics(ledger.total, "outcome", "_run")
+
     def _draws(self, batch: StepBatch, samples: int, sampling: Sampling, purpose: Sequence[int | str]) -> list[Draw]:
         return [
             Draw(
@@ -135,12 +157,22 @@ class RolloutCallback(Callback):
             for sample in range(samples)
         ]
 
-    def _sync(self, pl_module: PolicyModule, batch: StepBatch) -> None:
-        started = time.perf_counter()
+    def push(self, pl_module: PolicyModule) -> None:
+        """Bring the engine to the policy's weights, if it has others."""
         if self.engine.version != pl_module.version:
             self.engine.load_weights(pl_module.engine_weights(), pl_module.version)  # type: ignore[attr-defined]
+
+    def _sync(self, pl_module: PolicyModule, batch: StepBatch) -> None:
+        started = time.perf_counter()
+        self.push(pl_module)
         if not self._probed:
             gap = probe_gap(self.engine, pl_module, batch.prompts[0], self.max_probe_gap)
             rank_zero_info(f"engine and trainer agree: mean |logprob difference| {gap:.1e} on a probe")
             self._probed = True
         self._sync_s = time.perf_counter() - started
+
+
+def rollout_callback(trainer: Trainer) -> RolloutCallback | None:
+    """The RolloutCallback of a Trainer, whose engine other callbacks use too; None if it has none."""
+    found = (callback for callback in trainer.callbacks if isinstance(callback, RolloutCallback))  # type: ignore[attr-defined]
+    return next(found, None)

@@ -3,17 +3,21 @@
 from collections.abc import Iterable, Sequence
 
 from capo_lit.batch import CritiquedRollout, Rollout
+from capo_lit.callbacks.ledger import ENDS, Counts, cost_metrics, critique_cost, failure_metrics, outcome_cost
+from capo_lit.verify_answer import final_answer
 
 
 def rollout_metrics(rollouts: Sequence[Rollout], seconds: float) -> dict[str, float]:
     """The rollout/ family and the outcome's mean."""
     lengths = [len(rollout.completion.ids) for rollout in rollouts]
     known = [rollout.outcome for rollout in rollouts if rollout.outcome is not None]
+    answers = [answer.text for r in rollouts if (answer := final_answer(r.completion.text, bare=False)) is not None]
     values = {
         "rollout/tokens": float(sum(lengths)),
         "rollout/length_mean": sum(lengths) / len(lengths),
         "rollout/length_max": float(max(lengths)),
         "rollout/truncated_frac": _share(r.completion.finish_reason == "length" for r in rollouts),
+        "rollout/answer_chars_mean": sum(map(len, answers)) / len(answers) if answers else 0.0,
         "rollout/tokens_per_s": sum(lengths) / seconds if seconds > 0 else 0.0,
         "reward/outcome_unknown_frac": _share(rollout.outcome is None for rollout in rollouts),
         "time/rollout_s": seconds,
@@ -23,8 +27,16 @@ def rollout_metrics(rollouts: Sequence[Rollout], seconds: float) -> dict[str, fl
     return values
 
 
-def critique_metrics(critiqued: Sequence[CritiquedRollout], seconds: float) -> dict[str, float]:
-    """The critique/ family, and what the steps look like: a policy that learns to dodge its judge shows here."""
+def critique_metrics(
+    critiqued: Sequence[CritiquedRollout], seconds: float, engine: Counts | None = None
+) -> dict[str, float]:
+    """The critique/ family, and what the steps look like: a policy that learns to dodge its judge shows here.
+
+    Args:
+        critiqued: the rollouts of one step.
+        seconds: that were waited for the judge.
+        engine: what the judge's engine counted meanwhile; empty or None for a judge without one.
+    """
     # Aborted ones could not change the vote any more: they are no abstentions.
     critiques = [critique for item in critiqued for critique in item.critiques if not critique.aborted]
     errors = [error for item in critiqued for error in item.verdict.step_error]
@@ -36,31 +48,39 @@ def critique_metrics(critiqued: Sequence[CritiquedRollout], seconds: float) -> d
         "critique/parse_fail_frac": _share(critique.cause in ("parse", "length") for critique in critiques),
         "critique/abstain_frac": _share(critique.wrong is None for critique in critiques),
         "critique/timeout_frac": _share(critique.cause == "timeout" for critique in critiques),
+        "critique/error_frac": _share(critique.cause.startswith("error") for critique in critiques),
         "time/critique_s": seconds,
     }
     if errors:
         values["critique/wrong_step_frac"] = sum(errors) / len(errors)
         values["rollout/tokens_per_step_mean"] = tokens / len(errors)
-    return values | _ledger(critiqued)
+    return values | _costs(critique_cost(critiqued), engine, "critique")
 
 
-def _ledger(critiqued: Sequence[CritiquedRollout]) -> dict[str, float]:
-    """What the judge was asked and what that took; a stored critique costs nothing."""
-    critiques = [critique for item in critiqued for critique in item.critiques]
-    asked = [critique for critique in critiques if not critique.cached]
-    read = sum(critique.prompt_tokens for critique in asked)
-    wrote = sum(critique.completion_tokens for critique in asked)
-    trained = sum(len(item.rollout.completion.ids) for item in critiqued if item.rollout.outcome is not None)
-    values = {
-        "critique/asked": float(len(asked)),
-        "critique/aborted": float(sum(critique.aborted for critique in critiques)),
-        "critique/cached_frac": _share(critique.cached for critique in critiques),
-        "critique/judge_prompt_tokens": float(read),
-        "critique/judge_completion_tokens": float(wrote),
+def outcome_metrics(counts: Counts, engine: Counts) -> dict[str, float]:
+    """The outcome/ family.
+
+    Args:
+        counts: of a judge of outcomes in one step, as GenORM.counters.
+        engine: what its engine counted meanwhile.
+    """
+    came = sum(counts.get(name, 0.0) for name in ENDS)
+    shares = {
+        "abstain_frac": ("parse", "length", "timeout", "error"),
+        "parse_fail_frac": ("parse", "length"),
+        "timeout_frac": ("timeout",),
+        "error_frac": ("error",),
     }
-    if trained:
-        values["critique/judge_tokens_per_trained_token"] = (read + wrote) / trained
-    return values
+    values = {
+        f"outcome/{name}": sum(counts.get(end, 0.0) for end in ends) / came if came else 0.0
+        for name, ends in shares.items()
+    }
+    return values | _costs(outcome_cost(counts), engine, "outcome")
+
+
+def _costs(cost: dict[str, float], engine: Counts | None, family: str) -> dict[str, float]:
+    values = cost_metrics({**cost, **(engine or {})}, family)
+    return values | failure_metrics(engine, family) if engine else values
 
 
 def _share(flags: Iterable[bool]) -> float:

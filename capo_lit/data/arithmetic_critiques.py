@@ -5,24 +5,26 @@ written before it, and then names the wrong ones:
 
     0:12+7=19 wrong
     1:9-5=4 ok
-    2:4 ok
+    2:=4 ok
     \\boxed{0}
 """
 
 import random
+import re
 from collections.abc import Sequence
 
+from capo_lit.core.steps import split_steps
 from capo_lit.data.arithmetic import (
     BOX,
-    MAX_OPERAND,
     MAX_VALUE,
+    SEPARATOR,
     ArithmeticSource,
     Expression,
-    Split,
     apply,
     parse_expression,
     without_carry,
 )
+from capo_lit.data.arithmetic_model import PIECES, WORDS
 from capo_lit.data.sources import Problem, PromptSource
 from capo_lit.errors import check_settings
 from capo_lit.genprm.arithmetic import check_steps
@@ -32,40 +34,29 @@ from capo_lit.seeding import derive_seed
 
 OK, WRONG = " ok", " wrong"
 NOTHING = "none"
-# Of the planted errors by kind: the dropped carry is what the quickstart's policy does most.
-_KINDS = ("carry", "result", "left", "operand", "sign", "format")
-_WEIGHTS = (8, 3, 3, 3, 1, 2)
-# Share of the solutions in which errors are planted.
-_FLAWED = 0.6
+_KINDS = ("result", "left", "operand", "sign")
+# Of every word of a solution, in parts of the rate at which steps go wrong.
+_SLIPS = 0.05
+# What the policy confuses most: whether another step or the box follows a blank line.
+_MISTAKEN = {SEPARATOR: SEPARATOR + BOX, SEPARATOR + BOX: SEPARATOR}
 
 
 class ArithmeticCritiqueSource(PromptSource):
-    """Judge prompts over solutions of the built-in arithmetic, about half of them with errors, and their critiques.
-
-    The problems are those of ArithmeticSource, so that no problem is in two splits, here and there.
+    """Judge prompts over solutions of the built-in arithmetic, some of them with planted errors, and their critiques.
 
     Args:
-        size: number of solutions, each of another problem.
-        seed: of problems and errors; a smaller size gives the first solutions of a larger one.
-        min_ops: fewest operations per problem.
-        max_ops: most operations per problem.
-        step_error: probability in [0, 1] that a step goes wrong, in solutions with errors.
-        split: "train", "val" or "test".
+        problems: where the problems come from, each for one solution; their demonstrations are not used.
+        flawed: share in [0, 1] of the solutions in which errors are planted.
+        step_error: probability in [0, 1] that a step of these goes wrong.
     """
 
-    def __init__(
-        self,
-        size: int = 1024,
-        seed: int = 0,
-        min_ops: int = 5,
-        max_ops: int = 5,
-        step_error: float = 0.3,
-        split: Split = "train",
-    ) -> None:
-        checks = ((0 <= step_error <= 1, f"step_error {step_error}", "a probability in [0, 1]", "step_error"),)
+    def __init__(self, problems: ArithmeticSource, flawed: float = 0.6, step_error: float = 0.3) -> None:
+        checks = (
+            (0 <= flawed <= 1, f"flawed {flawed}", "a share in [0, 1]", "flawed"),
+            (0 <= step_error <= 1, f"step_error {step_error}", "a probability in [0, 1]", "step_error"),
+        )
         check_settings(checks, "ArithmeticCritiqueSource")
-        self.problems = ArithmeticSource(size, seed, min_ops, max_ops, split=split)
-        self.step_error = step_error
+        self.problems, self.flawed, self.step_error = problems, flawed, step_error
 
     def solutions(self) -> Sequence[tuple[str, list[str]]]:
         """Pairs of a problem's text and the steps of one solution of it.
@@ -95,7 +86,7 @@ class ArithmeticCritiqueSource(PromptSource):
 
     def _solution(self, problem: str) -> list[str]:
         rng = random.Random(derive_seed("arithmetic critique", self.problems.seed, problem))
-        rate = self.step_error if rng.random() < _FLAWED else 0.0
+        rate = self.step_error if rng.random() < self.flawed else 0.0
         return flawed_solution(parse_expression(problem), rate, rng)
 
 
@@ -124,7 +115,7 @@ def critique(problem: str, steps: Sequence[str]) -> str:
             redone = f"{value}{op}{operand}={apply(value, op, operand)}"
             value = value if index in malformed else int(step.rpartition("=")[2])
         elif index == len(expression.operations):
-            redone = str(value)
+            redone = f"={value}"
         lines.append(f"{index}:{redone}{WRONG if index in wrong else OK}")
     return "\n".join([*lines, f"{BOX}{_listed(wrong)}}}"])
 
@@ -134,7 +125,7 @@ def _listed(wrong: frozenset[int]) -> str:
 
 
 def flawed_solution(expression: Expression, rate: float, rng: random.Random) -> list[str]:
-    """The steps of a solution in which each step goes wrong with probability `rate`.
+    """The steps of a solution in which each step goes wrong with probability `rate`, and words slip now and then.
 
     The chain goes on from what was written. Results stay in 0..MAX_VALUE, as the policy knows no other numbers: where
     the right one does not, the step is wrong whatever the rate.
@@ -149,16 +140,39 @@ def flawed_solution(expression: Expression, rate: float, rng: random.Random) -> 
     """
     value, steps = expression.start, list[str]()
     for op, operand in expression.operations:
-        kind = rng.choices(_KINDS, _WEIGHTS)[0] if rng.random() < rate else ""
+        kind = _kind(value, op, operand, rng) if rng.random() < rate else ""
         step, value = _line(value, op, operand, kind, rng)
         steps.append(step)
     boxed = rng.randint(0, MAX_VALUE) if rng.random() < rate else value
     steps.append(f"{BOX}{boxed}}}")
     if rng.random() < rate / 5:
-        # A step too few, or one twice.
-        place = rng.randrange(len(steps))
-        steps[place : place + 1] = [] if rng.random() < 0.5 else [steps[place]] * 2
-    return steps
+        # A step twice, or some too few before the box.
+        first, last = sorted(rng.choices(range(len(steps)), k=2))
+        steps[first:last] = [steps[first]] if first == last else []
+    text = _slips(SEPARATOR.join(steps), rate, rng)
+    return [text[start:end].strip() for start, end in split_steps(text)]
+
+
+def _slips(text: str, rate: float, rng: random.Random) -> str:
+    """The text with words left out, doubled, mistaken and put in, or cut off: how a policy errs that samples words."""
+    words = list[str]()
+    for word in re.findall(PIECES, text):
+        other = _MISTAKEN.get(word) or rng.choice(WORDS)
+        slip = rng.choice(([], [word, word], [other], [other, word])) if rng.random() < _SLIPS * rate else [word]
+        words += slip
+    if rng.random() < rate / 5:
+        words = words[: rng.randint(1, len(words))]
+    slipped = "".join(words)
+    # Two numbers that have become one are none of the task's.
+    sound = all(number in WORDS for number in re.findall("[0-9]+", slipped))
+    return slipped if sound and slipped.strip() else text
+
+
+def _kind(value: int, op: str, operand: int, rng: random.Random) -> str:
+    # A dropped carry is what the quickstart's policy does most, and few steps have one: half of the errors there.
+    if without_carry(value, op, operand) in range(MAX_VALUE + 1) and rng.random() < 0.5:
+        return "carry"
+    return rng.choice(_KINDS)
 
 
 def _line(value: int, op: str, operand: int, kind: str, rng: random.Random) -> tuple[str, int]:
@@ -167,7 +181,7 @@ def _line(value: int, op: str, operand: int, kind: str, rng: random.Random) -> t
     if kind == "left":
         left = rng.randint(0, MAX_VALUE)
     elif kind == "operand":
-        other = rng.randint(1, MAX_OPERAND)
+        other = rng.randint(0, MAX_VALUE)
     elif kind == "sign":
         op = "-" if op == "+" else "+"
     result: int | None = apply(left, op, other)
@@ -175,9 +189,4 @@ def _line(value: int, op: str, operand: int, kind: str, rng: random.Random) -> t
         result = without_carry(left, op, other)
     if kind == "result" or result is None or not 0 <= result <= MAX_VALUE:
         result = rng.randint(0, MAX_VALUE)
-    words = [str(left), op, str(other), "=", str(result)]
-    if kind == "format":
-        place = rng.randrange(len(words))
-        words[place : place + 1] = [] if rng.random() < 0.5 else [words[place], rng.choice("+-=?")]
-        return "".join(words), value
-    return "".join(words), result
+    return f"{left}{op}{other}={result}", result

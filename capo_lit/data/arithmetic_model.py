@@ -20,8 +20,9 @@ WORDS = (*(str(value) for value in range(MAX_VALUE + 1)), "+", "-", "=", "?", SE
 MAX_LENGTH = 256
 _HEAD = 64
 _RECORD = "initial_model.json"
-_NUMBER = re.compile(r"-?[0-9]+")
-_PIECES = r"\n\n\\boxed\{|\n\n|[0-9]+|."
+# A number's token may hold the sign before it, too: `+7` and `-5` as operands, `=19` and `=-4` as results.
+_NUMBER = re.compile(r"=?[+-]?[0-9]+")
+PIECES = r"\n\n\\boxed\{|\n\n|[0-9]+|."
 
 
 def build_tokenizer() -> "PreTrainedTokenizerFast":
@@ -35,7 +36,7 @@ def build_tokenizer() -> "PreTrainedTokenizerFast":
 
     vocabulary = {word: index for index, word in enumerate((PAD, BOS, EOS, *WORDS))}
     backend = Tokenizer(models.WordLevel(vocabulary))
-    backend.pre_tokenizer = pre_tokenizers.Split(Regex(_PIECES), behavior="isolated")
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex(PIECES), behavior="isolated")
     backend.decoder = decoders.Fuse()
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
@@ -59,7 +60,8 @@ def write_initial_model(
     """Write a random small Llama and its tokenizer, in the Hugging Face format.
 
     Heads are 64 wide, the MLP is three times as wide as the model, the embeddings are tied. Numbers start as sinusoids
-    of their value. The folder appears whole or not at all, and one that holds this very model is left as it is.
+    of their value, and those with a sign of their own are set apart by it. The folder appears whole or not at all, and
+    one that holds this very model is left as it is.
 
     Args:
         path: the folder to write.
@@ -139,13 +141,22 @@ def _save(folder: Path, settings: dict[str, int | float], tokenizer: "PreTrained
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(settings["seed"]))
         model = LlamaForCausalLM(config)
-    numbers = {int(word): index for word, index in tokenizer.get_vocab().items() if _NUMBER.fullmatch(word)}
-    with torch.no_grad():
-        waves = _sinusoids(list(numbers), hidden, config.initializer_range)
-        model.model.embed_tokens.weight[list(numbers.values())] = waves
+        _set_numbers(model.model.embed_tokens.weight, tokenizer.get_vocab(), config.initializer_range)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     (folder / _RECORD).write_text(json.dumps(settings))
+
+
+def _set_numbers(embeddings: "torch.Tensor", vocabulary: dict[str, int], std: float) -> None:
+    """Let every number start as the sinusoids of its value, plus a random vector of the sign that it begins with."""
+    import torch
+
+    numbers = {word: index for word, index in vocabulary.items() if _NUMBER.fullmatch(word)}
+    signs = {sign: std * torch.randn(embeddings.shape[1]) for sign in "=+-"}
+    waves = _sinusoids([int(word.lstrip("=")) for word in numbers], embeddings.shape[1], std)
+    with torch.no_grad():
+        for wave, (word, index) in zip(waves, numbers.items(), strict=True):
+            embeddings[index] = wave + signs[word[0]] if word[0] in signs else wave
 
 
 def _sinusoids(values: list[int], hidden: int, std: float) -> "torch.Tensor":

@@ -10,11 +10,16 @@ from capo_lit.data.arithmetic_model import BOS, EOS, MAX_LENGTH, PAD, write_init
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-MAX_STEPS = 10
+MAX_STEPS = 20
 UNKNOWN = "<unk>"
-# A step may be redone from any number that was written, -MAX_VALUE (as in 7-3=-4) to MAX_VALUE.
+# A step may be redone from any number that was written, -MAX_VALUE (as in 7-3=-4) to MAX_VALUE. A sign and its number
+# are one token: the operation of step i is then the token i places into the problem, which a model of two layers looks
+# up there instead of copying what the step says.
 _LARGEST = MAX_VALUE + MAX_OPERAND
-NUMBERS = tuple(str(value) for value in range(-_LARGEST, _LARGEST + 1))
+NUMBERS = (
+    *(f"{sign}{value}" for sign in ("", "+", "-") for value in range(_LARGEST + 1)),
+    *(f"={value}" for value in range(-_LARGEST, _LARGEST + 1)),
+)
 WORDS = (
     *NUMBERS,
     *("+", "-", "=", "?", ",", "}", BOX, f"\n{BOX}", OK, WRONG, NOTHING),
@@ -26,7 +31,7 @@ WORDS = (
 # nonces, and the white space between what is left. A step keeps both its tags: it is then as many tokens as its line
 # of the critique, which a model of two layers learns far sooner.
 _UNREAD = (r"^[#A-Z].*$", r" key=[^<>\n]*(?=>)", r"\A\s+(?=[0-9])|\s+(?=<)|(?<=>)\s+|\s+\z")
-_PIECES = rf"</?step_[0-9]+>|\n?[0-9]:|\n?\\boxed\{{|(?<=[=:>])-[0-9]+|[0-9]+|{OK}|{WRONG}|{NOTHING}|."
+_PIECES = rf"</?step_[0-9]+>|\n?[0-9]+:|\n?\\boxed\{{|=-?[0-9]+|[+-]?[0-9]+|{OK}|{WRONG}|{NOTHING}|."
 # The user's message as it is: this judge knows no roles.
 _CHAT = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 
@@ -35,8 +40,8 @@ def build_judge_tokenizer() -> "PreTrainedTokenizerFast":
     """The pocket judge's tokenizer: what render_messages gives becomes the problem, the steps, and nothing else.
 
     Returns:
-        A fast tokenizer with a chat template, one token per number, sign, step tag and line start; decoding inserts
-        no spaces. Text of neither the task nor the template becomes an ordinary token for the unknown.
+        A fast tokenizer with a chat template, one token per number with its sign, step tag and line start; decoding
+        inserts no spaces. Text of neither the task nor the template becomes an ordinary token for the unknown.
     """
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
@@ -60,20 +65,6 @@ def build_judge_tokenizer() -> "PreTrainedTokenizerFast":
     return tokenizer
 
 
-def write_initial_judge(path: str | Path, seed: int = 0, hidden: int = 128, layers: int = 2) -> Path:
-    """Write a random small Llama and the pocket judge's tokenizer; see `write_initial_model`.
-
-    Args:
-        path: the folder to write.
-        seed: of the weights.
-        hidden: width, a multiple of 64.
-        layers: number of transformer blocks.
-
-    Returns:
-        `path`.
-
-    Raises:
-        ConfigError: if `hidden` is no multiple of 64.
-        DataError: if `path` holds something else.
-    """
-    return write_initial_model(path, seed, hidden, layers, tokenizer=build_judge_tokenizer())
+def write_initial_judge(path: str | Path, seed: int = 0) -> Path:
+    """`write_initial_model` with the pocket judge's tokenizer; arguments, result and errors are those."""
+    return write_initial_model(path, seed, tokenizer=build_judge_tokenizer())

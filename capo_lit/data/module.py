@@ -1,5 +1,7 @@
 """The DataModules' common part, and PromptDataModule for reinforcement learning."""
 
+import hashlib
+import json
 import logging
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
@@ -79,6 +81,12 @@ class RenderedData(LightningDataModule, Generic[Item]):
     def predict_dataloader(self) -> Any:
         """The test split."""
         return self._prompt_loader("test")
+
+    def fingerprint(self, split: str) -> dict[str, str | int]:
+        """Number of prompts of val or test, and the SHA-256 of their names, problems and gold answers, in order."""
+        prompts = [prompt for _, prompt in self._prompts[split]]
+        rows = [[prompt.uid, prompt.problem, prompt.answer] for prompt in prompts]
+        return {"problems": len(rows), "sha256": hashlib.sha256(json.dumps(rows).encode()).hexdigest()}
 
     def _prompt_loader(self, split: str) -> Any:
         prompts = self._prompts.get(split)

@@ -115,13 +115,15 @@ class HubSource(PromptSource):
 
     def load(self) -> Sequence[Problem]:
         label = f"{self.path}[{self.split}]"
-        rows = ((f"{label} row {i}", f"{label}:{i}", row) for i, row in enumerate(self._rows(label), start=1))
+        rows = ((f"{label} row {i}", f"{label}:{i}", row) for i, row in enumerate(self.rows(), start=1))
         return _problems(_slice(rows, self.skip, self.limit), self.fields, label)
 
-    def _rows(self, label: str) -> Iterable[Row]:
+    def rows(self) -> Iterable[Row]:
+        """All rows, with all of their fields; raises DataError if there is no such dataset or split."""
         from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
         from datasets.exceptions import DatasetsError
 
+        label = f"{self.path}[{self.split}]"
         try:
             if any((Path(self.path) / mark).is_file() for mark in ("state.json", "dataset_dict.json")):
                 saved = load_from_disk(self.path)

@@ -4,6 +4,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
 
 import torch
 
@@ -24,12 +26,17 @@ class Request:
         prompt: token ids of the engine's own vocabulary, or chat messages that the engine renders.
         sampling: how tokens are drawn.
         seed: of this request alone; two requests with one seed and prompt give one text.
+        schema: JSON schema that the text follows, unless it is cut; None leaves it free.
+        stop: strings that end the response, beside the end token; an engine in this process leaves the one that was
+            found in the text, a server takes it out.
     """
 
     request_id: str
     prompt: tuple[int, ...] | tuple[Message, ...]
     sampling: Sampling
     seed: int
+    schema: Mapping[str, Any] | None = None
+    stop: tuple[str, ...] = ()
 
 
 class Engine(ABC):
@@ -38,7 +45,21 @@ class Engine(ABC):
     Work is submitted, then the engine is stepped until the futures are done. An engine in this process moves only in
     `step`; a server moves by itself and `step` waits for it. A future that is cancelled before it is done frees its
     slot in the engine.
+
+    Attributes:
+        takes_schema: whether it can hold a text to a request's schema; an engine that cannot refuses such requests.
+        prompt_tokens: of all finished requests, where the engine counts them.
+        cached_tokens: those of them that came from a prefix cache, as far as the engine knows.
+        aborted_tokens: generated for requests that were cancelled before they were done; a server does not tell.
+        failed_attempts: attempts at requests that brought no completion, by cause; an engine that tries again (a
+            server's) counts every one.
     """
+
+    takes_schema: bool = False
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    aborted_tokens: int = 0
+    failed_attempts: Mapping[str, int] = MappingProxyType({})
 
     @property
     def version(self) -> int | None:

@@ -51,6 +51,11 @@ def body_of(request: Request, extra: Mapping[str, Any]) -> dict[str, Any]:
     # Not of the original protocol: strict servers refuse it, so it is sent only where it says something.
     if sampling.top_k > 0:
         fields["top_k"] = sampling.top_k
+    if request.stop:
+        fields["stop"] = list(request.stop)
+    if request.schema is not None:
+        named = {"name": "reply", "schema": dict(request.schema), "strict": True}
+        fields["response_format"] = {"type": "json_schema", "json_schema": named}
     return {name: value for name, value in (fields | dict(extra)).items() if value is not None}
 
 

@@ -10,7 +10,8 @@ import torch
 from capo_lit.batch import FinishReason, pad_rows
 from capo_lit.engines.base import Request, Sampling
 from capo_lit.engines.draw import draw
-from capo_lit.engines.queue import Generated, LocalEngine
+from capo_lit.engines.prompt_scores import Pair, Score, ScoresPrompts, hf_scores
+from capo_lit.engines.queue import Generated
 from capo_lit.engines.weights import ParameterNames
 from capo_lit.errors import ConfigError, EngineError
 
@@ -25,6 +26,7 @@ class _Row:
     sampling: Sampling
     generator: torch.Generator
     budget: int
+    stop: tuple[str, ...]
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
 
@@ -39,7 +41,7 @@ class _Wave:
     cache: Any = None
 
 
-class HFEngine(LocalEngine):
+class HFEngine(ScoresPrompts):
     """An engine over a transformers causal LM; every step adds one token to each running request.
 
     Waiting requests join as a further wave when half of the slots are free. Every request draws from a generator of
@@ -128,7 +130,10 @@ class HFEngine(LocalEngine):
             raise EngineError(f"token id {outside[0]}", f"ids in [0, {size})", where)
         generator = torch.Generator().manual_seed(request.seed)
         budget = min(request.sampling.max_tokens, self._context() - len(ids))
-        self._queue.append(_Row(request.request_id, ids, request.sampling, generator, budget))
+        self._queue.append(_Row(request.request_id, ids, request.sampling, generator, budget, request.stop))
+
+    def _written(self, request_id: str) -> int:
+        return sum(len(row.ids) for wave in self._waves for row in wave.rows if row.request_id == request_id)
 
     def _abort(self, request_ids: list[str]) -> None:
         gone = set(request_ids)
@@ -184,8 +189,9 @@ class HFEngine(LocalEngine):
         for place, (row, index, logprob) in enumerate(zip(wave.rows, ids.tolist(), logprobs.tolist(), strict=True)):
             row.ids.append(index)
             row.logprobs.append(logprob)
-            if index in self._ends or len(row.ids) == row.budget:
-                reason: FinishReason = "stop" if index in self._ends else "length"
+            stopped = index in self._ends or self._found_stop(row)
+            if stopped or len(row.ids) == row.budget:
+                reason: FinishReason = "stop" if stopped else "length"
                 finished.append(Generated(row.request_id, tuple(row.ids), tuple(row.logprobs), reason))
             else:
                 running.append(place)
@@ -193,6 +199,23 @@ class HFEngine(LocalEngine):
         wave.mask = torch.cat([wave.mask, torch.ones_like(wave.mask[:, :1])], dim=1)
         _keep(wave, running)
         return finished
+
+    def _found_stop(self, row: _Row) -> bool:
+        """Whether the last token completed a stop string."""
+        if not row.stop:
+            return False
+        # A character is spread over at most four tokens, its bytes; the last token may have text beyond the string.
+        tail = row.ids[-4 * max(map(len, row.stop)) - 1 :]
+        text = self.tokenizer.decode(tail, skip_special_tokens=True)
+        return any(stop in text for stop in row.stop)
+
+    def _score(self, pairs: Sequence[Pair]) -> list[Score]:
+        training = self._module.training
+        self._module.eval()
+        try:
+            return hf_scores(self._module, pairs)
+        finally:
+            self._module.train(training)
 
     def _parameter_names(self) -> ParameterNames:
         return ParameterNames.of(self._module)

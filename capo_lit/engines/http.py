@@ -58,12 +58,14 @@ class HTTPEngine(Engine):
             are no completion; after pauses of 0.5 s, 1 s, 2 s ... 8 s with jitter, or the server's Retry-After up to
             60 s.
         max_concurrency: requests in the servers at once, all together; the rest wait here.
-        extra: further fields of every request's body (chat_template_kwargs, response_format, stop); null takes one
-            of the usual fields out.
+        extra: further fields of every request's body (chat_template_kwargs, stop); null takes one of the usual fields
+            out, such as response_format for a server that knows no JSON schemas.
 
     Raises:
         ConfigError: if a setting cannot be used, or a server elsewhere has no key.
     """
+
+    takes_schema = True
 
     def __init__(
         self,

@@ -78,6 +78,10 @@ class LocalEngine(Engine, SyncsWeights):
         """Queue a request, or raise EngineError."""
 
     @abstractmethod
+    def _written(self, request_id: str) -> int:
+        """How many tokens were generated for a request, queued or running."""
+
+    @abstractmethod
     def _abort(self, request_ids: list[str]) -> None:
         """Free the slots of requests, queued or running."""
 
@@ -172,6 +176,8 @@ class LocalEngine(Engine, SyncsWeights):
         where = f"{self._name}, request {request.request_id!r}"
         if request.request_id in self._flights:
             raise EngineError("a request id that is in flight already", "unique request ids", where)
+        if request.schema is not None and not self.takes_schema:
+            raise EngineError("a JSON schema", "a request without one", where, "take VLLMEngine or HTTPEngine")
         ids = prompt_ids(self.tokenizer, request.prompt, self._name)
         if len(ids) >= self._context():
             raise EngineError(
@@ -193,6 +199,7 @@ class LocalEngine(Engine, SyncsWeights):
             if flight is None or flight.future is not future:
                 return
             del self._flights[request_id]
+            self.aborted_tokens += self._written(request_id)
             self._abort([request_id])
             if not self._flights:
                 self._idle()

@@ -1,28 +1,30 @@
 """vLLM in this process: rollouts that share their prompt's cache, weights replaced in place, sleep on GPUs."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from capo_lit.batch import FinishReason
 from capo_lit.engines import vllm_process
-from capo_lit.engines.base import Request, Sampling
+from capo_lit.engines.base import Request
 from capo_lit.engines.fence import process_fence, random_fence
-from capo_lit.engines.queue import Generated, LocalEngine
+from capo_lit.engines.prompt_scores import Pair, Score, ScoresPrompts, vllm_scores
+from capo_lit.engines.queue import Generated
+from capo_lit.engines.vllm_params import sampling_params
 from capo_lit.engines.weights import ParameterNames
 from capo_lit.errors import EngineError, check_settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-    from vllm import LLM, SamplingParams
+    from vllm import LLM
 
 # Smaller blocks share more of a prompt between its rollouts; vLLM's default of 128 on CPU shares nothing below 128.
 _CPU_BLOCK = 32
 
 
-class VLLMEngine(LocalEngine):
+class VLLMEngine(ScoresPrompts):
     """An engine over vLLM, in this process, on CPU and GPU alike; vLLM is imported and started at first use.
 
     Logprobs are those of the distribution that was sampled from (temperature and truncation applied); at temperature
@@ -43,6 +45,8 @@ class VLLMEngine(LocalEngine):
         sleep: give the GPU's memory to the trainer while no request is in flight; ignored on CPU.
         stop: strings that end a response; the string that was found stays in the text.
     """
+
+    takes_schema = True
 
     def __init__(  # noqa: PLR0913  (every one is a setting of its own in a config)
         self,
@@ -147,6 +151,8 @@ class VLLMEngine(LocalEngine):
             "enable_prefix_caching": True,
             "logprobs_mode": "processed_logprobs",
             "disable_log_stats": True,
+            # A weak model that may put white space between two tokens of JSON puts nothing else there.
+            "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
             "use_tqdm_on_load": False,
             "enforce_eager": self._cpu if self._enforce_eager is None else self._enforce_eager,
         }
@@ -159,24 +165,6 @@ class VLLMEngine(LocalEngine):
     def _context(self) -> int:
         return int(self._running.llm_engine.model_config.max_model_len)
 
-    def _params(self, sampling: Sampling, seed: int) -> "SamplingParams":
-        from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
-
-        return SamplingParams(
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            top_k=sampling.top_k,
-            max_tokens=sampling.max_tokens,
-            seed=seed,
-            stop=list(self.stop),
-            # vLLM needs the text only to look for stop strings; ours comes from the ids.
-            detokenize=bool(self.stop),
-            logprobs=0,
-            flat_logprobs=True,
-            output_kind=RequestOutputKind.FINAL_ONLY,
-        )
-
     def _admit(self, request: Request, ids: tuple[int, ...]) -> None:
         from vllm.exceptions import VLLMError
         from vllm.inputs import TokensPrompt
@@ -185,11 +173,24 @@ class VLLMEngine(LocalEngine):
         engine, prompt = self._running.llm_engine, TokensPrompt(prompt_token_ids=list(ids))
         try:
             with random_fence():
-                params = self._params(request.sampling, request.seed)
+                params = sampling_params(request, (*self.stop, *request.stop))
                 self._internal[request.request_id] = engine.add_request(request.request_id, prompt, params)
         except (VLLMError, ValueError, TypeError) as error:
             where = f"{self._name}, request {request.request_id!r}"
             raise EngineError(str(error), "a request that vLLM accepts", where) from error
+
+    @property
+    def longest_scored(self) -> int:
+        """Longest context and continuation together: vLLM takes no prompt that leaves no room for a response."""
+        return self.context - 1
+
+    def _score(self, pairs: Sequence[Pair]) -> list[Score]:
+        self._wake()
+        return vllm_scores(self._running, pairs)
+
+    def _written(self, request_id: str) -> int:
+        states = self._running.llm_engine.output_processor.request_states
+        return int(states[self._internal[request_id]].detokenizer.num_output_tokens())
 
     def _abort(self, request_ids: list[str]) -> None:
         internal = [self._internal.pop(request_id) for request_id in request_ids]

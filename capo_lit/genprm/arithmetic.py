@@ -189,7 +189,7 @@ class ArithmeticStepVerifier(StepJudge):
         """
         for rollout in rollouts:
             text = rollout.completion.text
-            spans = split_steps(text)
+            spans = split_steps(text) if rollout.spans is None else list(rollout.spans)
             steps = step_texts(text, spans)
             wrong = check_steps(rollout.prompt.problem, steps, self.kinds)
             seeds = (derive_seed(seed, rollout.prompt.uid, rollout.sample, index) for index in range(self.k))

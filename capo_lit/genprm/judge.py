@@ -1,19 +1,22 @@
 """The GenPRM: k critiques of every rollout from a language model, parsed and voted."""
 
+import hashlib
+import json
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
-from typing import get_args
 
 from capo_lit.batch import Completion, CritiquedRollout, Rollout
 from capo_lit.core.steps import Style, split_steps
 from capo_lit.core.votes import VoteRule
 from capo_lit.engines.base import Engine, Request, Sampling
-from capo_lit.errors import EngineError, check_settings
+from capo_lit.engines.policy import PolicyEngine
+from capo_lit.errors import EngineError
 from capo_lit.facts import ABORTED
 from capo_lit.genprm.asking import Ask, Asking
 from capo_lit.genprm.base import StepJudge, critiqued, step_texts
+from capo_lit.genprm.judge_settings import check_schema, check_votes, check_wave
 from capo_lit.genprm.prompts import load_template
 from capo_lit.genprm.render import render_messages
 from capo_lit.genprm.store import CritiqueStore, StoreKey, judge_identity
@@ -28,8 +31,10 @@ class GenPRM(StepJudge):
     """A language model that reads a whole solution k times and names its wrong steps.
 
     Args:
-        engine: generates the critiques; it may be on another machine, and then works while the policy samples.
-        template: text file of the prompt, or boxed (as null) or json for the packaged ones that fit `reference`.
+        engine: generates the critiques; it may be on another machine, and then works while the policy samples. A
+            PolicyEngine is the policy's own engine, or the policy as it was at the start.
+        template: text file of the prompt, or the name of a packaged one that fits `reference`: boxed (as null), or
+            json, for engines that hold a reply to a JSON schema.
         k: critiques per rollout.
         vote: how they are combined.
         sampling: how critiques are drawn.
@@ -60,12 +65,14 @@ class GenPRM(StepJudge):
         first_wave: int | None = None,
         store: str | Path | None = None,
     ) -> None:
-        _check(k, vote, sampling, style, deadline_s)
-        _check_wave(first_wave, k, early_stop)
-        self.engine, self.k, self.vote, self.sampling = engine, k, vote, sampling
+        check_votes(k, vote, sampling, style, deadline_s)
+        check_wave(first_wave, k, early_stop)
+        self.engine: Engine = engine
+        self.k, self.vote, self.sampling = k, vote, sampling
         self.style, self.reference, self.deadline_s = style, reference, deadline_s
         self.early_stop, self.first_wave = early_stop, first_wave
         self.template = load_template(template, reference)
+        check_schema(self.template, engine)
         self.store = CritiqueStore(store) if store is not None else None
 
     def judge(self, rollouts: Iterable[Rollout], seed: int) -> Iterator[CritiquedRollout]:
@@ -80,12 +87,14 @@ class GenPRM(StepJudge):
             cannot be parsed abstains and names its cause.
 
         Raises:
-            ConfigError: with a store, if the engine does not name its model or its weights follow the policy's.
+            ConfigError: with a store, if the engine does not name its model or its weights follow the policy's; or if
+                the engine is a PolicyEngine without a policy, or one that cannot hold replies to the template's schema.
             DataError: if the store cannot be used any more.
         """
+        check_schema(self.template, self.engine)  # a PolicyEngine knows only now what it is
         pending: list[Asking] = []
         flying: set[str] = set()
-        identity = judge_identity(self.engine) if self.store is not None else ""
+        identity = self._identity() if self.store is not None else ""
         try:
             for rollout in rollouts:
                 asking = self._prepare(rollout, seed, flying, identity)
@@ -104,6 +113,14 @@ class GenPRM(StepJudge):
             for asking in pending:
                 asking.cancel()
 
+    def _identity(self) -> str:
+        """What all replies of this judge depend on, for the store."""
+        engine = self.engine.bound if isinstance(self.engine, PolicyEngine) else self.engine
+        identity, schema = judge_identity(engine), self.template.schema
+        if schema is None:
+            return identity
+        return f"{identity} {hashlib.sha256(json.dumps(schema, sort_keys=True).encode()).hexdigest()[:16]}"
+
     def _prepare(self, rollout: Rollout, seed: int, flying: set[str], judge: str) -> Asking:
         """Split a rollout and write its k requests; one without steps needs none."""
         text, prompt, template = rollout.completion.text, rollout.prompt, self.template
@@ -120,7 +137,11 @@ class GenPRM(StepJudge):
         asks = [
             Ask(
                 Request(
-                    f"critique-{seed}-{rollout.row}-{index}", messages, self.sampling, derive_seed(*identity, index)
+                    f"critique-{seed}-{rollout.row}-{index}",
+                    messages,
+                    self.sampling,
+                    derive_seed(*identity, index),
+                    template.schema,
                 )
             )
             for index in range(self.k)
@@ -184,44 +205,3 @@ def _failed(error: EngineError) -> "Future[Completion]":
     future: Future[Completion] = Future()
     future.set_exception(error)
     return future
-
-
-def _check(k: int, vote: VoteRule, sampling: Sampling, style: Style, deadline_s: float) -> None:
-    greedy = sampling.temperature == 0
-    checks = (
-        (k >= 1, f"k {k}", "at least 1 critique", "k"),
-        (vote in get_args(VoteRule), f"vote {vote!r}", f"one of {', '.join(get_args(VoteRule))}", "vote"),
-        (style in get_args(Style), f"style {style!r}", f"one of {', '.join(get_args(Style))}", "style"),
-        (deadline_s > 0, f"deadline_s {deadline_s}", "a number of seconds > 0", "deadline_s"),
-        (
-            vote != "greedy" or (k == 1 and greedy),
-            f"vote greedy with k {k} and temperature {sampling.temperature}",
-            "k 1 and temperature 0",
-            "k and sampling.temperature, or vote",
-        ),
-        (
-            k == 1 or not greedy,
-            f"k {k} at temperature 0",
-            "a temperature > 0, since k critiques at 0 are one critique k times",
-            "sampling.temperature, or k 1",
-        ),
-    )
-    check_settings(checks, "GenPRM")
-
-
-def _check_wave(first_wave: int | None, k: int, early_stop: bool) -> None:
-    checks = (
-        (
-            first_wave is None or 1 <= first_wave <= k,
-            f"first_wave {first_wave}",
-            f"1 to k = {k}, or null",
-            "first_wave",
-        ),
-        (
-            first_wave is None or early_stop,
-            f"first_wave {first_wave} without early_stop",
-            "early_stop true, for without it all k are always asked",
-            "early_stop, or first_wave null",
-        ),
-    )
-    check_settings(checks, "GenPRM")

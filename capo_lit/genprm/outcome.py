@@ -11,7 +11,7 @@ from pathlib import Path
 from capo_lit.batch import Completion, Prompt
 from capo_lit.core.votes import settled, tally
 from capo_lit.engines.base import Engine, Request, Sampling
-from capo_lit.errors import EngineError, JudgeError, check_settings
+from capo_lit.errors import ConfigError, EngineError, JudgeError, check_settings
 from capo_lit.genprm.parse import last_box, spoken
 from capo_lit.genprm.prompts import PACKAGED, load_template
 from capo_lit.genprm.render import render_messages
@@ -104,9 +104,12 @@ class GenORM(OutcomeSource):
         self.deadline_s, self.max_unknown_frac = deadline_s, max_unknown_frac
         name = "outcome_with_reference.txt" if reference else "outcome.txt"
         self.template = load_template(PACKAGED / name if template is None else template, reference)
+        if self.template.schema is not None:
+            raise ConfigError("a JSON schema", "a reply whose verdict is boxed", self.template.where, "template")
         self.counters: Counter[str] = Counter()
         self._pending: list[_Asked] = []
         self._submitted = 0
+        self._last_error = "none"
 
     def submit(self, prompt: Prompt, response: str, seed: int = 0) -> "Future[Outcome]":
         """Ask k critiques of one response; the future is done when a `step` has settled the vote.
@@ -162,7 +165,8 @@ class GenORM(OutcomeSource):
         unknown = sum(outcome is None for outcome in outcomes)
         if unknown > self.max_unknown_frac * len(outcomes):
             raise JudgeError(
-                f"{unknown} of {len(outcomes)} outcomes unknown (critiques so far: {dict(self.counters)})",
+                f"{unknown} of {len(outcomes)} outcomes unknown (critiques so far: {dict(self.counters)}; last error: "
+                f"{self._last_error})",
                 f"at most a share of {self.max_unknown_frac} without a valid critique",
                 "GenORM",
                 "--rollout.outcomes (model, template, sampling.max_tokens, deadline_s, or max_unknown_frac)",
@@ -206,8 +210,10 @@ class GenORM(OutcomeSource):
 
     def _vote(self, future: "Future[Completion]", response: str) -> Vote:
         """What one critique says, and how it ended."""
-        if future.cancelled() or future.exception() is not None:
+        error = "cancelled by the engine" if future.cancelled() else future.exception()
+        if error is not None:
             self.counters["error"] += 1
+            self._last_error = str(error)
             return None
         reply = future.result()
         self.counters["prompt_tokens"] += reply.prompt_tokens

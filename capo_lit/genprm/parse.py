@@ -13,7 +13,7 @@ _THINK = re.compile(r"[<\[\u25c1](/?)think(?:ing)?[>\]\u25b7]", re.IGNORECASE)
 _BOX = re.compile(r"\\boxed(?![A-Za-z])\s*+")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 _FENCE = re.compile(r"[ \t]*(?:json)?[ \t]*\r?\n?(.*)", re.DOTALL | re.IGNORECASE)
-_JSON_KEY = "wrong_steps"
+JSON_KEY = "wrong_steps"
 # More digits than any step has, and few enough for int() to take them.
 _MAX_DIGITS = 9
 
@@ -114,11 +114,12 @@ def _load(body: str) -> Any:
     if not (body.startswith("{") and body.endswith("}")):
         return None
     try:
-        data = json.loads(body, object_pairs_hook=_unique)
+        # Line breaks inside a string are no JSON, and what some models and grammars write.
+        data = json.loads(body, object_pairs_hook=_unique, strict=False)
     except (ValueError, RecursionError):
         # Not JSON, a key twice, an integer too long to read, or nested without end: no verdict.
         return None
-    return data if _JSON_KEY in data else None
+    return data if JSON_KEY in data else None
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -129,7 +130,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _json_indices(data: dict[str, Any], num_steps: int, index_base: int) -> frozenset[int] | None:
-    value = data[_JSON_KEY]
+    value = data[JSON_KEY]
     items = value if isinstance(value, list) else [value]
     # True is an int for Python and no index for us; 1.0 and null are not either.
     if not all(isinstance(item, int | str) and not isinstance(item, bool) for item in items):

@@ -10,15 +10,16 @@ import yaml
 
 from capo_lit.curves import read_curves
 from capo_lit.data.arithmetic_model import write_initial_model
-from capo_lit.metrics import METRICS
+from capo_lit.metrics import FAILURES, METRICS
 from capo_lit.records import read_records
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 REPO = Path(__file__).resolve().parents[2]
 ENV = {**os.environ, "OMP_NUM_THREADS": "1"}
-# Of a reference model and of a judge gate.
-OTHERS = {"policy/kl_ref", "critique/gate_f1", "critique/process_scale"}
+# Of a reference model, of a judge gate and of alarms; and of other modules, judges of outcomes and engines that fail.
+OTHERS = {"policy/kl_ref", "critique/gate_f1", "critique/process_scale", "rollout/alarms"}
+OTHER_KINDS = ("sft/", "test/", "value/", "outcome/", *(f"critique/failed_{cause}" for cause in FAILURES))
 SMALL = {
     "trainer.max_steps": 3,
     "trainer.val_check_interval": 3,
@@ -62,7 +63,7 @@ def test_a_run_logs_the_defined_metrics_to_csv_and_tensorboard(trained):
     curves = read_curves(trained / "run")
     assert set(curves) <= set(METRICS)
     # Everything of a CAPO step, every step; what belongs to other runs is left out.
-    missing = {name for name in METRICS if not name.startswith(("sft/", "test/"))} - set(curves) - OTHERS
+    missing = {name for name in METRICS if not name.startswith(OTHER_KINDS)} - set(curves) - OTHERS
     assert not missing
     assert sorted(curves["policy/loss"]) == [1, 2, 3]
     assert sorted(curves["val/avg_at_k"]) == [0, 3]

@@ -1,4 +1,4 @@
-"""avg@k and pass@k over two processes whose batches differ in number and size."""
+"""avg@k, pass@k, maj@k and intervals over two processes whose batches differ in number and size."""
 
 import socket
 from pathlib import Path
@@ -8,7 +8,8 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from capo_lit.metrics_at_k import AvgAtK, PassAtK
+from capo_lit.metrics_at_k import AvgAtK, MajAtK, PassAtK
+from capo_lit.metrics_interval import MeanInterval
 
 NAN = float("nan")
 # Three problems on rank 0 in two updates of different width, one on rank 1.
@@ -24,9 +25,14 @@ def worker(rank: int, port: int, folder: str) -> None:
     for batch in BATCHES[rank]:
         average.update(torch.tensor(batch))
         passed.update(torch.tensor(batch))
+    majority, greedy, lonely = MajAtK(), MeanInterval(), MeanInterval()
+    greedy.update(torch.tensor([[0.0, 1.0], [1.0]][rank]))
+    majority.update([["7", "7", "8"]], [[float(rank), float(rank), 0.0]])
     if rank == 0:
         idle.update(torch.tensor([[1.0, 0.0]]))
-    result = {"average": average.compute(), "passed": passed.compute(), "idle": idle.compute()}
+        lonely.update(torch.tensor([1.0, 0.0, 1.0]))
+    intervals = {"greedy": greedy.compute(), "lonely": lonely.compute(), "majority": majority.compute()}
+    result = {"average": average.compute(), "passed": passed.compute(), "idle": idle.compute(), **intervals}
     with passed.sync_context():
         result["left_out"], result["unknown"] = passed.left_out.clone(), passed.unknown.clone()
     torch.save(result, Path(folder) / f"{rank}.pt")
@@ -49,3 +55,7 @@ def test_two_processes_report_the_mean_over_all_problems(tmp_path: Path) -> None
         assert result["passed"].item() == pytest.approx(0.5, abs=1e-6)
         assert (result["left_out"].item(), result["unknown"].item()) == (1, 3)
         assert result["idle"].item() == pytest.approx(0.5)
+        # The values 0, 1, 1 on every rank, however they were dealt: mean 2/3, interval from 0 to 1.
+        assert result["greedy"].tolist() == pytest.approx([2 / 3, 0.0, 1.0])
+        assert result["lonely"].tolist() == pytest.approx([2 / 3, 0.0, 1.0])
+        assert result["majority"].item() == 0.5

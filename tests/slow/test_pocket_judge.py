@@ -10,6 +10,7 @@ import pytest
 
 from bench.pocket_judge import held_out, measure_judge
 from capo_lit.core.votes import VoteRule
+from capo_lit.data.arithmetic import ArithmeticSource
 from capo_lit.data.arithmetic_critiques import ArithmeticCritiqueSource
 from capo_lit.data.arithmetic_model import write_initial_model
 from capo_lit.data.critique_model import build_judge_tokenizer, write_initial_judge
@@ -32,6 +33,7 @@ SMALL = {
     "validate_first": "false",
     # An untrained judge says nothing that can be read.
     "critique.max_abstain_frac": 1.0,
+    "critique.judge.init_args.k": 3,
 }
 
 
@@ -46,11 +48,11 @@ def test_vllm_reads_the_prompt_of_the_training_and_every_vote_is_measured(judge:
         judged = list(GenPRM(engine, k=2, vote="average", sampling=Sampling(max_tokens=8)).judge(held_out(6), seed=0))
     finally:
         engine.close()
-    tokenizer, shown = build_judge_tokenizer(), ArithmeticCritiqueSource(6, 1, split="test").load()
+    tokenizer, shown = build_judge_tokenizer(), ArithmeticCritiqueSource(ArithmeticSource(6, 1, split="test")).load()
     for item in judged:
         expected = len(tokenizer(shown[item.rollout.row].problem).input_ids)
         assert [critique.prompt_tokens for critique in item.critiques] == [expected, expected]
-    measured = measure_judge(judge, size=3, k=2)
+    measured = measure_judge(judge, size=3, k=2, temperature=1.0)
     assert set(measured) == set(get_args(VoteRule))
     assert all(0 <= row.abstained <= 1 for row in measured.values())
 
@@ -70,4 +72,4 @@ def test_a_run_under_the_pocket_judge_records_its_critiques(tmp_path: Path, judg
     assert done.returncode == 0, done.stderr[-3000:]
     rows = read_records(tmp_path / "run" / "records").to_pylist()
     assert len(rows) == 4
-    assert all(len(row["critiques"]) == 4 for row in rows)
+    assert all(len(row["critiques"]) == 3 for row in rows)

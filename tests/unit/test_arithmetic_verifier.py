@@ -157,6 +157,19 @@ def test_kinds_narrow_what_is_wrong() -> None:
     assert [wrong(kinds=[kind]) for kind in ("carry", "arithmetic", "copy", "format")] == [{0}, {1}, {2}, {3}]
 
 
+def test_steps_that_the_source_states_are_not_split_again() -> None:
+    # One blank line less than steps: split anew, the first two lines would be one malformed step.
+    text = "8+5=13\n13+4=17\n\n\\boxed{17}"
+    prompt = Prompt("arithmetic:8+5+4?", "8+5+4?", (3,), "17")
+    given = dataclasses.replace(rollout(text), prompt=prompt, spans=((0, 7), (7, 15), (15, len(text))))
+    (item,) = ArithmeticStepVerifier().judge([given], seed=0)
+    assert (item.spans, item.verdict.step_error) == (given.spans, (0.0, 0.0, 0.0))
+    (split,) = ArithmeticStepVerifier().judge([dataclasses.replace(given, spans=None)], seed=0)
+    assert split.verdict.step_error == (1.0, 1.0)
+    (none,) = ArithmeticStepVerifier().judge([dataclasses.replace(given, spans=())], seed=0)
+    assert (none.spans, none.critiques) == ((), ())
+
+
 def test_an_empty_response_needs_no_critique() -> None:
     (result,) = judged(ArithmeticStepVerifier(), "")
     assert (result.spans, result.critiques, result.verdict.step_error) == ((), (), ())

@@ -1,5 +1,7 @@
 """The callbacks over a scripted engine: what is synced, sampled, refused and counted."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from lightning.pytorch import Trainer
@@ -125,7 +127,7 @@ def test_a_process_penalty_without_a_judge_is_refused_before_sampling(folder, ve
 
 def test_a_judge_that_says_nothing_stops_the_run(folder, verifier):
     rollout = RolloutCallback(ScriptedEngine(say), verifier, group_size=2, max_probe_gap=100.0)
-    with pytest.raises(JudgeError, match=r"no idea.*4 of 4 critiques without a verdict \(causes: parse\)"):
+    with pytest.raises(JudgeError, match=r"no idea.*4 of 4 critiques without a verdict \(causes: 4 x parse\)"):
         run(folder, rollout, CritiqueCallback(FirstStepWrong(mute=True)))
     run(folder, rollout, CritiqueCallback(FirstStepWrong(mute=True), max_abstain_frac=1.0))
 
@@ -141,3 +143,24 @@ def test_validation_counts_samples_and_the_greedy_answer_apart(folder, verifier)
     assert got["val/greedy_accuracy"] == 1.0
     assert got["val/step_error_frac"] == pytest.approx(0.5)  # the first of two steps, in every sample
     assert got["val/format_rate"] == 1.0
+
+
+class EveryStepWrong(FirstStepWrong):
+    """Flags every step."""
+
+    def judge(self, rollouts, seed):
+        for item in super().judge(rollouts, seed):
+            verdict = replace(item.verdict, step_error=tuple(1.0 for _ in item.spans))
+            yield replace(item, verdict=verdict)
+
+
+def test_the_training_judge_is_measured_against_the_one_that_knows(folder, verifier):
+    rollout = RolloutCallback(ScriptedEngine(say), verifier, eval_samples=3, max_probe_gap=100.0)
+    critique = CritiqueCallback(EveryStepWrong(), FirstStepWrong(), score_judge=True)
+    got = run(folder, rollout, critique, validate=True)
+    # Of two steps it flags both, and one is wrong: precision 1/2, recall 1, F1 2/3.
+    assert got["val/judge_precision"] == 0.5
+    assert got["val/judge_recall"] == 1.0
+    assert got["val/judge_f1"] == pytest.approx(2 / 3)
+    with pytest.raises(ConfigError, match="score_judge without two judges"):
+        CritiqueCallback(EveryStepWrong(), score_judge=True)

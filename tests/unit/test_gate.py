@@ -14,7 +14,7 @@ from capo_lit.callbacks.gate import JudgeGateCallback
 from capo_lit.callbacks.rollout import RolloutCallback
 from capo_lit.errors import ConfigError, DataError, JudgeError
 from capo_lit.genprm.judge import GenPRM
-from capo_lit.metrics import METRICS, MetricSpec
+from capo_lit.metrics import check_names
 from capo_lit.module import CapoModule
 from capo_lit.settings import CreditConfig, LossConfig, OptimConfig
 from capo_lit.sft import SFTModule
@@ -23,12 +23,6 @@ from tests.builders import make_prompt, tiny_llama
 from tests.gating import Given, Judge
 from tests.loaders import Loader
 from tests.scripted_engine import ScriptedEngine
-
-
-@pytest.fixture(autouse=True)
-def metric_names(monkeypatch):
-    for name in ("critique/gate_f1", "critique/process_scale"):
-        monkeypatch.setitem(METRICS, name, MetricSpec(name, "share", ""))
 
 
 @pytest.fixture(scope="module")
@@ -53,12 +47,12 @@ class Rest(Loader):
         return self.epoch
 
 
-def fit(folder, gate, judge=None, steps=4, start=0, w_process=1.0, ckpt=None, callbacks=(), root=None):
+def fit(folder, gate, judge=None, steps=4, start=0, w_process=1.0, ckpt=None, callbacks=(), root=None, names=()):
     engine = ScriptedEngine(lambda r: f"one\n\nso \\boxed{{{2 if r.seed % 2 == 0 else 3}}}")
     module = CapoModule(
         folder, OptimConfig(lr=1e-3), CreditConfig(w_process=w_process), LossConfig(importance_cap=None)
     )
-    module.log_metrics = lambda values, batch_size: logged.append(values)
+    module.log_metrics = lambda values, batch_size: logged.append(check_names(values))
     logged: list[dict] = []
     batches = [StepBatch([make_prompt(f"p{step}")], step) for step in range(start, steps)]
     with Verifier() as verifier:
@@ -71,7 +65,8 @@ def fit(folder, gate, judge=None, steps=4, start=0, w_process=1.0, ckpt=None, ca
         trainer.fit(module, Rest(batches, epoch=6), ckpt_path=ckpt)
     scales = [values["critique/process_scale"] for values in logged if "critique/process_scale" in values]
     scores = [values["critique/gate_f1"] for values in logged if "critique/gate_f1" in values]
-    return module, batches, scores, scales
+    picked = [tuple(values[name] for name in names) for values in logged if set(names) & set(values)]
+    return module, batches, scores, scales, picked
 
 
 def weights(module):
@@ -87,7 +82,7 @@ def process_rewards(batch):
 
 
 def test_a_good_judge_keeps_its_weight_and_the_run_is_the_one_without_a_gate(folder):
-    gated, batches, scores, scales = fit(folder, JudgeGateCallback([Given()]))
+    gated, batches, scores, scales, _ = fit(folder, JudgeGateCallback([Given()]))
     assert scores == [1.0] * 4
     assert scales == [1.0] * 4
     assert process_rewards(batches[0]) == [1.0] * 4
@@ -107,7 +102,7 @@ def test_a_good_judge_keeps_its_weight_and_the_run_is_the_one_without_a_gate(fol
 def test_below_the_threshold_the_process_weight_is_scaled_down_loudly(folder, misses, factor, caplog):
     gate = JudgeGateCallback([Given()], threshold=0.8, floor=0.4)
     with caplog.at_level(logging.WARNING):
-        _, batches, _, scales = fit(folder, gate, Judge(misses), steps=1)
+        _, batches, _, scales, _ = fit(folder, gate, Judge(misses), steps=1)
     assert scales == pytest.approx([factor])
     assert process_rewards(batches[0]) == pytest.approx([factor] * 4)
     said = [record.message for record in caplog.records if "JUDGE GATE" in record.message]
@@ -142,7 +137,7 @@ def test_every_n_steps_the_judge_is_scored_again_and_may_win_its_weight_back(fol
             self.misses = 4 if self.scored == 2 else 0
             yield from super().judge(rollouts, seed)
 
-    _, batches, scores, scales = fit(folder, JudgeGateCallback([Given()], every_n_steps=2), Learns(), steps=6)
+    _, batches, scores, scales, _ = fit(folder, JudgeGateCallback([Given()], every_n_steps=2), Learns(), steps=6)
     assert scores == [1.0, 1.0, 0.0, 0.0, 1.0, 1.0]
     assert scales == scores
     # The scale is in force in the step before which the judge was scored.
@@ -162,12 +157,12 @@ def test_refuse_also_stops_a_run_on_its_way(folder):
 
 def test_a_resumed_run_has_the_scale_and_does_not_score_again(folder, tmp_path):
     settings = {"threshold": 0.8, "floor": 0.4, "every_n_steps": 4}
-    whole, _, scores, scales = fit(folder, JudgeGateCallback([Given()], **settings), Judge(2), steps=6)
+    whole, _, scores, scales, _ = fit(folder, JudgeGateCallback([Given()], **settings), Judge(2), steps=6)
     checkpoint = RunCheckpoint(every_n_steps=1, dirpath=str(tmp_path))
     fit(folder, JudgeGateCallback([Given()], **settings), Judge(2), steps=3, callbacks=[checkpoint], root=tmp_path)
     judge = Judge(2)
     gate = JudgeGateCallback([Given()], **settings)
-    resumed, _, later, later_scales = fit(
+    resumed, _, later, later_scales, _ = fit(
         folder, gate, judge, steps=6, start=3, ckpt=str(tmp_path / "step=3.ckpt"), root=tmp_path
     )
     assert (later, later_scales) == (scores[3:], scales[3:])
@@ -177,9 +172,28 @@ def test_a_resumed_run_has_the_scale_and_does_not_score_again(folder, tmp_path):
     assert float(state["process_scale"]) == pytest.approx((2 / 3 - 0.4) / 0.4)
 
 
+def test_a_checkpoint_of_before_the_gate_is_resumed_with_the_full_weight(folder, tmp_path):
+    checkpoint = RunCheckpoint(every_n_steps=1, dirpath=str(tmp_path))
+    fit(folder, None, steps=2, callbacks=[checkpoint], root=tmp_path)
+    state = torch.load(tmp_path / "step=2.ckpt", weights_only=True)
+    del state["state_dict"]["process_scale"]
+    torch.save(state, tmp_path / "old.ckpt")
+    resumed, batches, *_ = fit(folder, None, steps=4, start=2, ckpt=str(tmp_path / "old.ckpt"), root=tmp_path)
+    assert float(resumed.process_scale) == 1.0
+    assert process_rewards(batches[-1]) == [1.0] * 4
+    assert torch.equal(weights(resumed), weights(fit(folder, None, steps=4)[0]))
+
+
+def test_what_the_gate_asks_is_in_the_ledger_of_the_run(folder):
+    gate = JudgeGateCallback([Given()], every_n_steps=2)
+    logged = fit(folder, gate, steps=3, names=("critique/asked", "critique/asked_run"))[-1]
+    # One critique for each of 8 labelled solutions before step 0 and before step 2, and of 4 rollouts in every step.
+    assert logged == [(4, 8 + 4), (4, 8 + 8), (4, 2 * 8 + 12)]
+
+
 def test_the_gate_is_idle_without_a_process_weight(folder):
     judge = Judge()
-    _, _, scores, _ = fit(folder, JudgeGateCallback([Given()], every_n_steps=1), judge, steps=2, w_process=0.0)
+    _, _, scores, _, _ = fit(folder, JudgeGateCallback([Given()], every_n_steps=1), judge, steps=2, w_process=0.0)
     assert scores == []
     assert len(judge.seeds) == 2  # the rollouts of the two steps
 
@@ -215,7 +229,9 @@ def test_the_shipped_gate_lies_over_the_quickstart():
             pass
 
     configs = [word for path in (QUICKSTART, GATE) for word in ("--config", str(path))]
-    fit = build(["fit", *configs], cli=ParseOnly, parser_kwargs={"exit_on_error": False}).config.fit
+    fit = build(
+        ["fit", *configs, "--policy", "a/model"], cli=ParseOnly, parser_kwargs={"exit_on_error": False}
+    ).config.fit
     (gate,) = fit.trainer.callbacks
     assert gate.class_path == "capo_lit.callbacks.gate.JudgeGateCallback"
     (source,) = gate.init_args.labelled

@@ -12,7 +12,7 @@ from capo_lit.metrics import METRICS, SPECS, check_names, markdown_table, spec
 from capo_lit.metrics_at_k import AvgAtK, PassAtK
 
 NAN = float("nan")
-FAMILIES = {"reward", "rollout", "critique", "policy", "time", "val", "test", "sft"}
+FAMILIES = {"reward", "rollout", "critique", "outcome", "policy", "time", "val", "test", "sft", "value"}
 
 
 def test_every_name_is_in_a_family_and_stands_under_itself() -> None:

@@ -1,0 +1,79 @@
+"""Writes what an evaluation found, with its manifest, and shows it where the evaluation is all there is to do."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+
+from capo_lit.callbacks.rollout import rollout_callback
+from capo_lit.errors import ConfigError
+from capo_lit.metrics import spec
+from capo_lit.results import Manifest, write_result
+
+
+class ResultsCallback(Callback):
+    """Writes one JSON file per evaluation: metrics and manifest; `capo validate` and `capo test` also print them.
+
+    Args:
+        directory: where the files go; `results` under trainer.default_root_dir by default.
+    """
+
+    def __init__(self, directory: str | None = None) -> None:
+        self.directory = directory
+
+    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
+        """Write the metrics under val/."""
+        if not trainer.sanity_checking:
+            self._write(trainer, pl_module, "val")
+
+    def on_test_end(self, trainer: Trainer, pl_module: Any) -> None:
+        """Write the metrics under test/."""
+        self._write(trainer, pl_module, "test")
+
+    def _write(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        if not trainer.is_global_zero:
+            return
+        prefix = f"{stage}/"
+        values = {n: float(v) for n, v in sorted(trainer.callback_metrics.items()) if n.startswith(prefix)}
+        manifest = _manifest(trainer, pl_module, stage)
+        root = Path(self.directory) if self.directory else Path(trainer.default_root_dir) / "results"
+        path = root / f"{stage}-step={manifest.policy_version}.json"
+        write_result(path, values, manifest)
+        if trainer.state.fn in (TrainerFn.VALIDATING, TrainerFn.TESTING):
+            _show(values, manifest, path)
+
+
+def _manifest(trainer: Trainer, pl_module: Any, stage: str) -> Manifest:
+    rollout = rollout_callback(trainer)
+    if rollout is None:
+        raise ConfigError("an evaluation without RolloutCallback", "one among the Trainer's callbacks", "results")
+    engine, data = rollout.engine, trainer.datamodule  # type: ignore[attr-defined]
+    return Manifest(
+        model=pl_module.policy_path,
+        policy_version=pl_module.version,
+        data={"split": stage, **data.fingerprint(stage)},
+        sampling={"samples": rollout.eval_samples, **asdict(rollout.eval_sampling)},
+        engine=f"{type(engine).__module__}.{type(engine).__name__} ({engine.dtype})",
+        seed=pl_module.seed,
+    )
+
+
+def _show(values: dict[str, float], manifest: Manifest, path: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{manifest.model}, policy version {manifest.policy_version}", title_justify="left")
+    table.add_column("metric")
+    table.add_column("value", justify="right")
+    table.add_column("unit")
+    table.add_column("meaning", overflow="fold")
+    for name, value in values.items():
+        described = spec(name)
+        table.add_row(name, f"{value:.4g}", described.unit, described.meaning)
+    console = Console()
+    console.print(table)
+    shown = asdict(manifest) | {"versions": " ".join(f"{k} {v}" for k, v in manifest.versions.items())}
+    for name, value in (shown | {"command": " ".join(manifest.command), "written to": path}).items():
+        console.print(f"{name}: {value}", highlight=False, soft_wrap=True)

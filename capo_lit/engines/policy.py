@@ -1,0 +1,148 @@
+"""A judge that is the policy: its very engine, or a second one that keeps the weights training started from."""
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from typing import Literal, get_args
+
+import torch
+
+from capo_lit.batch import Completion
+from capo_lit.engines.base import Engine, Request
+from capo_lit.engines.queue import LocalEngine
+from capo_lit.engines.vllm import VLLMEngine
+from capo_lit.errors import ConfigError
+
+Weights = Literal["current", "initial"]
+
+
+class PolicyEngine(Engine):
+    """Stands where a judge's engine does, and hands its requests to the policy.
+
+    Which policy that is, is known when a run is set up: the callbacks bind it then. With "current" the judge is the
+    rollouts' own engine: critiques take slots among the rollouts, and the judge learns as the policy does. With
+    "initial" it is an engine of its own over the directory that training starts from; no weights are ever pushed into
+    it, so that it is the same judge throughout the run and after a resume.
+
+    Args:
+        weights: "current" or "initial".
+        engine: for "initial", the engine's class and settings without its model; null takes VLLMEngine's defaults.
+    """
+
+    takes_schema = True
+
+    def __init__(self, weights: Weights = "current", engine: Callable[[str], Engine] | None = None) -> None:
+        if weights not in get_args(Weights):
+            raise ConfigError(f"weights {weights!r}", "current or initial", "PolicyEngine", "weights")
+        if weights == "current" and engine is not None:
+            raise ConfigError(
+                "an engine beside weights current", "none: it is that of the rollouts", "PolicyEngine", "engine"
+            )
+        self.weights = weights
+        self._build: Callable[[str], Engine] = engine or VLLMEngine
+        self._bound: Engine | None = None
+        self._policy = ""
+
+    @property
+    def bound(self) -> Engine:
+        """The engine that does the work.
+
+        Raises:
+            ConfigError: outside a run, where there is no policy.
+        """
+        if self._bound is None:
+            raise ConfigError(
+                "a PolicyEngine without a policy",
+                "a training or evaluation run, whose callbacks bind it",
+                change="the judge's engine: name its model (VLLMEngine, HFEngine) or server (HTTPEngine)",
+            )
+        return self._bound
+
+    @property
+    def prompt_tokens(self) -> int:  # type: ignore[override]
+        """As the bound engine counts; with "current", those of the rollouts too, and so below."""
+        return self.bound.prompt_tokens
+
+    @property
+    def cached_tokens(self) -> int:  # type: ignore[override]
+        """As the bound engine counts."""
+        return self.bound.cached_tokens
+
+    @property
+    def aborted_tokens(self) -> int:  # type: ignore[override]
+        """As the bound engine counts."""
+        return self.bound.aborted_tokens
+
+    @property
+    def failed_attempts(self) -> Mapping[str, int]:  # type: ignore[override]
+        """As the bound engine counts."""
+        return self.bound.failed_attempts
+
+    @property
+    def version(self) -> int | None:
+        """Policy version of the weights in use; None for the initial ones, which never sync."""
+        return self.bound.version
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """Compute dtype of the weights."""
+        return self.bound.dtype
+
+    def bind(self, engine: Engine, policy: str) -> None:
+        """Say which policy this is; called at every setup of a run.
+
+        Args:
+            engine: of the rollouts.
+            policy: the directory or hub id that training starts from.
+
+        Raises:
+            ConfigError: if critiques could not be generated.
+        """
+        if self.weights == "current":
+            self._bound = engine
+        elif self._bound is None or self._policy != policy:
+            self.close()
+            self._bound = self._build(policy)
+        self._policy, self.takes_schema = policy, self.bound.takes_schema
+        _check(self.bound, self.weights)
+
+    def submit(self, request: Request) -> "Future[Completion]":
+        """Queue one request in the bound engine; see Engine.submit."""
+        return self.bound.submit(request)
+
+    def step(self, timeout_s: float = 1.0) -> None:
+        """Advance whatever is in flight in the bound engine, rollouts included."""
+        self.bound.step(timeout_s)
+
+    def close(self) -> None:
+        """Give back the initial policy's engine; that of the rollouts is not this one's to close."""
+        if self.weights == "initial" and self._bound is not None:
+            self._bound.close()
+            self._bound = None
+
+
+def bind_policy(judge: object, engine: Engine, policy: str) -> None:
+    """Bind the PolicyEngine of a judge or a source of outcomes, where it has one.
+
+    Args:
+        judge: whatever may have an attribute `engine`, or None.
+        engine: of the rollouts.
+        policy: the directory or hub id that training starts from.
+
+    Raises:
+        ConfigError: if that policy cannot judge.
+    """
+    own = getattr(judge, "engine", None)
+    if isinstance(own, PolicyEngine):
+        own.bind(engine, policy)
+
+
+def _check(engine: Engine, weights: Weights) -> None:
+    """Refuse what would make every critique fail or end early."""
+    change = "the judge's engine: one with a model of its own"
+    stop = getattr(engine, "stop", ())
+    if stop:
+        got = f"a judge on an engine that ends every reply at its stop strings {list(stop)}"
+        raise ConfigError(got, "an engine without stop strings", f"PolicyEngine, weights {weights}", change)
+    if isinstance(engine, LocalEngine) and not engine.tokenizer.chat_template:
+        got = "a judge on a policy whose tokenizer has no chat template"
+        raise ConfigError(got, "one that renders chat messages", f"PolicyEngine, weights {weights}", change)
