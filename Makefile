@@ -11,7 +11,7 @@ TORCH_INDEX ?=
 
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help setup demo demo-sparse demo-genprm test test-fast lint types check format lock clean
+.PHONY: help setup demo demo-sparse test test-fast lint types check format lock clean
 
 help: ## Say what each target does
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -31,14 +31,11 @@ $(STAMP): $(LOCK) pyproject.toml
 	@$(PIP) install --no-deps --no-build-isolation --editable . 2> $(VENV)/pip.log || { cat $(VENV)/pip.log; exit 1; }
 	@touch $(STAMP)
 
-demo: setup ## Train the quickstart, CAPO against GRPO, and print the table (about 3 minutes)
+demo: setup ## Train the quickstart: a judge, CAPO under it and under a rule, GRPO; print the table (about 5 minutes)
 	@$(BIN)/capo quickstart
 
 demo-sparse: setup ## The same where right answers are rare
 	@$(BIN)/capo quickstart --regime sparse
-
-demo-genprm: setup ## Train a small generative judge; CAPO under it, under the rule, and GRPO (about 6 minutes)
-	@$(BIN)/python bench/pocket_judge.py --votes majority --jobs 2
 
 test: setup ## All tests, slow ones included
 	@$(BIN)/python -m pytest -q --durations=15

@@ -12,71 +12,25 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import get_args
 
-from capo_lit.batch import Completion, CritiquedRollout, Prompt, Rollout
-from capo_lit.core.votes import VoteRule, tally
+from capo_lit.core.votes import VoteRule
 from capo_lit.curves import read_curves
-from capo_lit.data.arithmetic import ArithmeticSource
-from capo_lit.data.arithmetic_critiques import ArithmeticCritiqueSource
 from capo_lit.data.arithmetic_model import write_initial_model
 from capo_lit.data.critique_model import write_initial_judge
 from capo_lit.genprm.arithmetic import check_steps
 from capo_lit.genprm.base import step_texts
-from capo_lit.genprm.judge import GenPRM
 from capo_lit.genprm.step_scores import StepScores, step_scores
-from capo_lit.quickstart import REGIMES, arms, cold_start, fit
+from capo_lit.pocket_judge import measure_judge
+from capo_lit.quickstart_runs import JUDGE_SFT, REGIMES, arms, cold_start, fit
 from capo_lit.records import read_records
-from capo_lit.sampling import Sampling
 
-MAX_TOKENS = 64
 METRICS = {"val/avg_at_k": "avg@8", "val/greedy_accuracy": "greedy", "val/step_error_frac": "step error"}
 GENPRM = "quickstart_genprm.yaml"
-
-
-def held_out(size: int, seed: int = 1) -> Iterator[Rollout]:
-    """Solutions of test problems, about half of them with planted errors, as rollouts that a judge takes."""
-    source = ArithmeticCritiqueSource(ArithmeticSource(size, seed, split="test"))
-    for row, (problem, steps) in enumerate(source.solutions()):
-        text = "\n\n".join(steps)
-        completion = Completion(str(row), (1,), (text,), (False,), text, None, "stop", 1, None, 0.0)
-        yield Rollout(row, row, 0, Prompt(f"held out {row}", problem, (1,), ""), completion, 1.0)
-
-
-def scores(judged: Sequence[CritiquedRollout], vote: VoteRule) -> StepScores:
-    """The measure of recorded critiques under a vote."""
-    found, silent = [], []
-    for item in judged:
-        critiques = [critique.wrong for critique in item.critiques]
-        truth = check_steps(item.rollout.prompt.problem, step_texts(item.rollout.completion.text, item.spans))
-        found.append((tally(critiques, len(item.spans), vote).step_error, truth))
-        silent += [wrong is None for wrong in critiques]
-    return step_scores(found, statistics.mean(silent))
-
-
-def measure_judge(model: Path, size: int, k: int, temperature: float) -> dict[str, StepScores]:
-    """Critique held-out solutions with vLLM and score every vote; one sampling serves all votes but greedy.
-
-    It is done under the average vote, which no critique settles before the last.
-    """
-    from capo_lit.engines.vllm import VLLMEngine
-
-    engine = VLLMEngine(str(model), dtype="float32", max_model_len=256, max_num_seqs=128, kv_cache_gib=0.25)
-    try:
-        sampled = GenPRM(engine, k=k, vote="average", sampling=Sampling(temperature, max_tokens=MAX_TOKENS))
-        greedy = GenPRM(engine, k=1, vote="greedy", sampling=Sampling(temperature=0.0, max_tokens=MAX_TOKENS))
-        started = time.monotonic()
-        judged = list(sampled.judge(held_out(size), seed=0))
-        seconds = time.monotonic() - started
-        print(f"{size * k} critiques in {seconds:.1f} s; one of them:\n{judged[0].critiques[0].reply}\n")
-        result = {vote: scores(judged, vote) for vote in get_args(VoteRule) if vote != "greedy"}
-        return result | {"greedy": scores(list(greedy.judge(held_out(size), seed=0)), "greedy")}
-    finally:
-        engine.close()
 
 
 def judged_steps(run: Path, first: int, end: int) -> list[tuple[list[float], frozenset[int]]]:
@@ -104,7 +58,7 @@ def table(measures: dict[str, StepScores]) -> str:
 def plans(judge: Path, args: argparse.Namespace) -> dict[str, tuple[list[str], list[str]]]:
     """The config files and flags of every arm."""
     quickstart = arms(REGIMES["standard"])
-    found: dict[str, tuple[list[str], list[str]]] = {"CAPO, rule": (quickstart["CAPO"], [])}
+    found: dict[str, tuple[list[str], list[str]]] = {"CAPO, rule": (quickstart["CAPO rule"], [])}
     for vote in args.votes:
         words = {"engine.init_args.model": str(judge), "vote": vote, "k": str(args.k)}
         # Only where fewer than k critiques may settle the vote are some of them held back.
@@ -172,7 +126,7 @@ def prepare(args: argparse.Namespace) -> tuple[Path, Path]:
         folder = args.root / "sft"
         if not (folder / "policy").exists():
             flags = ["--ckpt_path", "last"]
-            seconds = fit(["pocket_judge_sft.yaml"], folder, args.root / "initial", args.judge_seed, flags)
+            seconds = fit([JUDGE_SFT], folder, args.root / "initial", args.judge_seed, flags)
             print(f"judge trained in {seconds:.0f} s", flush=True)
         return folder / "policy"
 

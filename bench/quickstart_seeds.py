@@ -13,7 +13,7 @@ from pathlib import Path
 
 from capo_lit.curves import read_curves
 from capo_lit.data.arithmetic_model import write_initial_model
-from capo_lit.quickstart import REGIMES, arms, cold_start, fit
+from capo_lit.quickstart_runs import REGIMES, arms, cold_start, fit
 
 METRICS = {"val/avg_at_k": "avg@8", "val/greedy_accuracy": "greedy", "val/step_error_frac": "step error"}
 

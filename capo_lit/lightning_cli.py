@@ -18,6 +18,7 @@ from transformers.utils.logging import disable_progress_bar
 from capo_lit.callbacks.checkpoint import AtomicCheckpointIO, BestCheckpoint, RunCheckpoint, latest_checkpoint
 from capo_lit.callbacks.critique import CritiqueCallback
 from capo_lit.callbacks.export import ExportCallback
+from capo_lit.callbacks.lm_eval import LMEvalCallback
 from capo_lit.callbacks.progress import default_progress
 from capo_lit.callbacks.record import RecordCallback
 from capo_lit.callbacks.results import ResultsCallback
@@ -47,6 +48,7 @@ class CapoCLI(LightningCLI):
         parser.add_lightning_class_args(CritiqueCallback, "critique")
         parser.add_lightning_class_args(RecordCallback, "record")
         parser.add_lightning_class_args(ExportCallback, "export")
+        parser.add_lightning_class_args(LMEvalCallback, "lm_eval")
         parser.add_lightning_class_args(ResultsCallback, "results")
         parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
         parser.add_lightning_class_args(BestCheckpoint, "best")
@@ -55,7 +57,7 @@ class CapoCLI(LightningCLI):
         )
         for target in ("model.init_args.policy", "data.init_args.tokenizer", "rollout.engine.init_args.model"):
             parser.link_arguments("policy", target)
-        for target in ("model.init_args.seed", "data.init_args.seed", "rollout.seed", "critique.seed"):
+        for target in ("model.init_args.seed", "data.init_args.seed", "rollout.seed", "critique.seed", "lm_eval.seed"):
             parser.link_arguments("seed_everything", target)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:

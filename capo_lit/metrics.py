@@ -6,7 +6,7 @@ what the judge did for evaluations and for the judge gate.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from itertools import groupby
 
@@ -164,6 +164,8 @@ _VALUE = (
     MetricSpec("value/return_mean", "reward", "return that V should be, mean over all trained tokens"),
     MetricSpec("value/explained_variance", "1", "1 - Var(return - V) / Var(return) over tokens; 0 says nothing, 1 all"),
 )
+# The names of what lm-eval tasks measure are the tasks' own: one row stands for them all.
+LM_EVAL = MetricSpec("val/lm_eval/<task>/<metric>", "the task's", "what an lm-eval task measures over its problems")
 STAGES = ("val", "test")
 
 
@@ -196,6 +198,8 @@ def spec(name: str) -> MetricSpec:
     Raises:
         ConfigError: if there is none.
     """
+    if name.startswith("val/lm_eval/"):
+        return replace(LM_EVAL, name=name)
     if name not in METRICS:
         near = get_close_matches(name, METRICS, n=1)
         hint = f" (nearest: {near[0]})" if near else ""
@@ -219,7 +223,7 @@ def check_names(values: Mapping[str, float]) -> Mapping[str, float]:
 def markdown_table() -> str:
     """The table of the README; names that share unit and meaning share a row."""
     lines = ["| metric | unit | meaning |", "|---|---|---|"]
-    for (unit, meaning), specs in groupby(METRICS.values(), key=lambda item: (item.unit, item.meaning)):
+    for (unit, meaning), specs in groupby((*METRICS.values(), LM_EVAL), key=lambda item: (item.unit, item.meaning)):
         names = ", ".join(f"`{item.name}`" for item in specs)
         lines.append(f"| {names} | {unit} | {meaning} |")
     return "\n".join(lines) + "\n"

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from capo_lit.batch import Prompt, StepBatch
 from capo_lit.errors import ConfigError, UpdateError
 from capo_lit.evaluation import Evaluation
-from capo_lit.metrics import METRICS, check_names
+from capo_lit.metrics import check_names, spec
 from capo_lit.schedule import lr_factor
 from capo_lit.scoring import check_head, plan_microbatches, response_logprobs
 from capo_lit.seeding import derive_seed
@@ -87,7 +87,7 @@ class PolicyModule(LightningModule):
         # The x-axis of every logger: optimizer steps, and not Lightning's count of batches from 0.
         self.log("step", float(self.version), batch_size=batch_size)
         for name, value in check_names(values).items():
-            self.log(name, value, prog_bar=METRICS[name].prog_bar, batch_size=batch_size, sync_dist=True)
+            self.log(name, value, prog_bar=spec(name).prog_bar, batch_size=batch_size, sync_dist=True)
 
     @torch.no_grad()
     def score(

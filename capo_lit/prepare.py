@@ -44,7 +44,7 @@ def _smollm2(args: argparse.Namespace) -> Path:
 
 
 def _quickstart(args: argparse.Namespace) -> Path:
-    from capo_lit.quickstart import REGIMES, cold_start
+    from capo_lit.quickstart_runs import REGIMES, cold_start
 
     regime = REGIMES[args.regime]
     root = Path("runs") / Path(regime.rl).stem  # where the config looks for it
@@ -54,12 +54,12 @@ def _quickstart(args: argparse.Namespace) -> Path:
 
 def _pocket_judge(args: argparse.Namespace) -> Path:
     from capo_lit.data.critique_model import write_initial_judge
-    from capo_lit.quickstart import fit
+    from capo_lit.quickstart_runs import JUDGE_SFT, fit
 
     root = Path("runs/pocket_judge")
     policy = root / "sft" / "policy"
     if not policy.exists():
-        fit(["pocket_judge_sft.yaml"], root / "sft", write_initial_judge(root / "initial", args.seed), args.seed)
+        fit([JUDGE_SFT], root / "sft", write_initial_judge(root / "initial", args.seed), args.seed)
     return policy
 
 

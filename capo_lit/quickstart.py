@@ -1,47 +1,29 @@
-"""`capo quickstart`: a cold start by SFT, then CAPO and GRPO from that checkpoint with equal rollouts, and a table."""
+"""`capo quickstart`: cold starts of policy and judge by SFT, then CAPO and GRPO with equal rollouts, and a table."""
 
 import argparse
 import json
-import os
 import resource
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, fields
+from multiprocessing import get_context
 from pathlib import Path
 
 from capo_lit.compose import CONFIGS
 from capo_lit.curves import Curve, read_curves
-from capo_lit.errors import CapoError, ConfigError
+from capo_lit.errors import ConfigError
+from capo_lit.genprm.step_scores import StepScores
+from capo_lit.pocket_judge import measure_judge
+from capo_lit.quickstart_runs import JUDGE_SFT, REGIMES, Regime, arms, cold_start, fit
 
+JUDGED = "CAPO judge"
+# How the judge is measured: as configs/quickstart_genprm.yaml uses it.
+HELD_OUT, CRITIQUES, TEMPERATURE = 128, 3, 0.5
 PANELS = {
     "val/avg_at_k": "avg@8 (share right)",
     "val/greedy_accuracy": "greedy accuracy",
     "val/step_error_frac": "step error rate",
-}
-
-
-class RunError(CapoError):
-    """A `capo` subprocess ended with an error."""
-
-
-@dataclass(frozen=True)
-class Regime:
-    """Which configs a quickstart runs.
-
-    Attributes:
-        sft: of the cold start.
-        rl: of the CAPO arm; the GRPO arm lays algorithm/grpo.yaml over it.
-    """
-
-    sft: str
-    rl: str
-
-
-REGIMES = {
-    "standard": Regime("quickstart_sft.yaml", "quickstart.yaml"),
-    "sparse": Regime("quickstart_sparse_sft.yaml", "quickstart_sparse.yaml"),
 }
 
 
@@ -50,7 +32,7 @@ class Row:
     """One line of the table: a policy, measured on held-out problems.
 
     Attributes:
-        name: start, CAPO or GRPO.
+        name: start, or the arm.
         greedy: accuracy at temperature 0.
         avg_at_8: mean accuracy of 8 samples per problem.
         step_error: share of wrong steps.
@@ -64,45 +46,6 @@ class Row:
     step_error: float
     seconds: float
     tokens: float
-
-
-def fit(config: Sequence[str], root: Path, policy: Path, seed: int, extra: Sequence[str] = ()) -> float:
-    """Run `capo fit` in a process of its own.
-
-    Returns:
-        Its wall time, seconds.
-
-    Raises:
-        RunError: if it fails.
-    """
-    files = [word for name in config for word in ("--config", str(CONFIGS / name))]
-    settings = ["--policy", str(policy), "--trainer.default_root_dir", str(root), "--seed_everything", str(seed)]
-    started = time.monotonic()
-    command = [sys.executable, "-m", "capo_lit.cli", "fit", *files, *settings, *extra]
-    # A model this small is not worth a second thread; a user's own choice counts.
-    env = {"OMP_NUM_THREADS": "1", **os.environ}
-    status = subprocess.run(command, check=False, env=env).returncode
-    if status:
-        raise RunError(f"exit status {status}", "0", " ".join(command[1:]), "see the message above")
-    return time.monotonic() - started
-
-
-def cold_start(regime: Regime, root: Path, seed: int) -> tuple[Path, float]:
-    """Write a random model and fine-tune it on demonstrations.
-
-    Returns:
-        The directory of the trained policy, and the wall time of its training, seconds.
-    """
-    from capo_lit.data.arithmetic_model import write_initial_model
-
-    initial = write_initial_model(root / "initial", seed)
-    seconds = fit([regime.sft], root / "sft", initial, seed)
-    return root / "sft" / "policy", seconds
-
-
-def arms(regime: Regime) -> dict[str, list[str]]:
-    """The config files of each arm."""
-    return {"CAPO": [regime.rl], "GRPO": [regime.rl, "algorithm/grpo.yaml"]}
 
 
 def summarize(curves: dict[str, Curve], name: str, seconds: float, at: int | None = None) -> Row:
@@ -129,11 +72,14 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="capo quickstart",
         description="Train a small Llama on the built-in arithmetic: SFT, then CAPO and GRPO from that checkpoint with "
-        "equal rollouts, sampled by vLLM. Prints a table; writes curves, records and summary.json.",
+        "equal rollouts, sampled by vLLM. The judge of CAPO is a small Llama too, trained beside; another arm has a "
+        "rule in its place. Prints a table; writes curves, records and summary.json.",
     )
-    parser.add_argument("--regime", choices=sorted(REGIMES), default="standard", help="sparse: right answers are rare")
+    parser.add_argument(
+        "--regime", choices=sorted(REGIMES), default="standard", help="sparse: right answers are rare, rule alone"
+    )
     parser.add_argument("--root", type=Path, default=None, help="run directory (default: a new one under runs/)")
-    parser.add_argument("--seed", type=int, default=0, help="of model, data and sampling")
+    parser.add_argument("--seed", type=int, default=0, help="of models, data and sampling")
     args = parser.parse_args(argv)
     root = args.root or Path("runs") / time.strftime(f"quickstart-{args.regime}-%Y%m%d-%H%M%S")
     if root.exists():
@@ -144,19 +90,73 @@ def main(argv: Sequence[str]) -> int:
         )
     started = time.monotonic()
     regime = REGIMES[args.regime]
-    policy, sft_seconds = cold_start(regime, root, args.seed)
-    rows, curves = [], {}
-    for name, config in arms(regime).items():
-        seconds = fit(config, root / name.lower(), policy, args.seed)
-        curves[name] = read_curves(root / name.lower())
-        if not rows:
-            rows.append(summarize(curves[name], "start", sft_seconds, at=0))
-        rows.append(summarize(curves[name], name, seconds))
+    policy, judge, sft_seconds = _cold_starts(regime, root, args.seed)
+    if judge is not None:
+        _show_judge(judge)
+    seconds = _train(regime, root, policy, judge, args.seed)
+    curves = {name: read_curves(_folder(root, name)) for name in seconds}
+    first = next(iter(curves.values()))
+    rows = [summarize(first, "start", sft_seconds, at=0)]
+    rows += [summarize(curves[name], name, spent) for name, spent in seconds.items()]
     plot(curves, root / "curves.png")
     summary = {"rows": [asdict(row) for row in rows], "seconds": time.monotonic() - started, "peak_mib": _peak_mib()}
     (root / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-    _show(rows, summary["seconds"], root)  # type: ignore[arg-type]
+    _show(rows, time.monotonic() - started, root)
     return 0
+
+
+def _folder(root: Path, name: str) -> Path:
+    return root / name.lower().replace(" ", "_")
+
+
+def _cold_starts(regime: Regime, root: Path, seed: int) -> tuple[Path, Path | None, float]:
+    """The policy, and beside it the judge if the regime has one; then the seconds that the policy took."""
+    if regime.genprm is None:
+        policy, seconds = cold_start(regime, root, seed)
+        return policy, None, seconds
+    from capo_lit.data.critique_model import write_initial_judge
+
+    folder = root / "judge"
+    initial = write_initial_judge(folder / "initial", seed)
+    # A model this small takes one core: the judge gets another.
+    with ThreadPoolExecutor(1) as beside:
+        trained = beside.submit(fit, [JUDGE_SFT], folder / "sft", initial, seed, (), root / "judge.log")
+        policy, seconds = cold_start(regime, root, seed)
+    trained.result()
+    return policy, folder / "sft" / "policy", seconds
+
+
+def _train(regime: Regime, root: Path, policy: Path, judge: Path | None, seed: int) -> dict[str, float]:
+    """Run every arm; returns their wall times, seconds. With a judge the arms without it run beside that one."""
+    plain = {name: (_folder(root, name), config) for name, config in arms(regime).items()}
+    if regime.genprm is None or judge is None:
+        return {name: fit(config, folder, policy, seed) for name, (folder, config) in plain.items()}
+    model = ["--critique.judge.init_args.engine.init_args.model", str(judge)]
+    with ThreadPoolExecutor(1) as beside:
+        others = {
+            name: beside.submit(fit, config, folder, policy, seed, (), folder.with_suffix(".log"))
+            for name, (folder, config) in plain.items()
+        }
+        judged = fit([regime.genprm], _folder(root, JUDGED), policy, seed, model)
+    return {JUDGED: judged} | {name: future.result() for name, future in others.items()}
+
+
+def _show_judge(judge: Path) -> None:
+    """Measure the judge on held-out solutions, in a process that its engine ends with, and print how good it is."""
+    from rich.console import Console
+    from rich.table import Table
+
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        measures = pool.submit(measure_judge, judge, HELD_OUT, CRITIQUES, TEMPERATURE).result()
+    title = f"The judge on {HELD_OUT} held-out solutions with planted errors: wrong steps found, by vote of {CRITIQUES}"
+    table = Table(title=title, title_justify="left")
+    table.add_column("vote")
+    names = [field.name for field in fields(StepScores)]
+    for name in names:
+        table.add_column(name.replace("_", " "), justify="right")
+    for vote, scores in measures.items():
+        table.add_row(vote, *(f"{getattr(scores, name):.3f}" for name in names))
+    Console().print(table)
 
 
 def plot(curves: dict[str, dict[str, Curve]], path: Path) -> None:
@@ -201,8 +201,9 @@ def _show(rows: Sequence[Row], seconds: float, root: Path) -> None:
     console = Console()
     console.print(table)
     start, capo = rows[0], rows[1]
+    folder = _folder(root, capo.name)
     console.print(
-        f"CAPO gained {capo.avg_at_8 - start.avg_at_8:+.3f} avg@8 and cut the step error rate by "
+        f"{capo.name}: {capo.avg_at_8 - start.avg_at_8:+.3f} avg@8 and the step error rate cut by "
         f"{1 - capo.step_error / start.step_error:.0%}. {seconds / 60:.1f} minutes, {_peak_mib():.0f} MiB peak.\n"
-        f"curves: {root}/curves.png   records: {root}/capo/records   policy: {root}/capo/policy"
+        f"curves: {root}/curves.png   records: {folder}/records   policy: {folder}/policy"
     )

@@ -38,12 +38,13 @@ class Manifest:
         sampling: how answers were drawn: `samples` a problem, temperature, top_p, top_k, max_tokens.
         engine: class and dtype of what generated.
         seed: of the run.
+        lm_eval: what lm-eval ran: tasks with their versions, data and sampling; empty if it ran nothing.
         command: the process's arguments.
         versions: of Python and packages.
         created: UTC, ISO 8601.
 
     Raises:
-        ConfigError: if a field is empty.
+        ConfigError: if a field other than lm_eval is empty.
     """
 
     model: str
@@ -52,12 +53,14 @@ class Manifest:
     sampling: Mapping[str, float | int]
     engine: str
     seed: int
+    lm_eval: Mapping[str, Any] = field(default_factory=dict)
     command: tuple[str, ...] = field(default_factory=lambda: tuple(sys.argv))
     versions: Mapping[str, str] = field(default_factory=installed_versions)
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
     def __post_init__(self) -> None:
-        empty = [item.name for item in fields(self) if getattr(self, item.name) in (None, "", {}, ())]
+        required = [item.name for item in fields(self) if item.name != "lm_eval"]
+        empty = [name for name in required if getattr(self, name) in (None, "", {}, ())]
         if empty:
             raise ConfigError(f"a manifest without {', '.join(empty)}", "every field filled", "Manifest")
 

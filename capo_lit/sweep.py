@@ -3,10 +3,7 @@
 import json
 import math
 import os
-import re
-import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +11,13 @@ from hydra.experimental.callback import Callback
 
 from capo_lit.compose import CONFIGS, one_line, settings
 from capo_lit.errors import CapoError, ConfigError
+from capo_lit.fit_process import fit_process, last_error
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 CONFIG, RESULT, LOG = "config.yaml", "result.json", "log.txt"
 # What `capo` says at its end; else the line of a traceback that names an exception.
-_OURS, _ANY_ERROR = re.compile("capo: "), re.compile(r"[\w.]*(Error|Exception|Interrupt)\b")
 
 
 class Summary(Callback):
@@ -120,15 +117,10 @@ def train(config: dict[str, Any], folder: Path) -> dict[str, Any]:
     if result is not None and not result["error"]:
         return result
     file.write_text(text)
-    command = [sys.executable, "-m", "capo_lit.cli", "fit", "--config", str(file)]
-    command += ["--trainer.default_root_dir", str(folder), "--ckpt_path", "last"]
-    # A model for the CPU is not worth a second thread; a user's own choice counts.
-    env = {**({"OMP_NUM_THREADS": "1"} if trainer.get("accelerator") == "cpu" else {}), **os.environ}
-    started = time.monotonic()
-    with (folder / LOG).open("w") as log:
-        status = subprocess.run(command, check=False, env=env, stdout=log, stderr=subprocess.STDOUT).returncode
-    seconds = time.monotonic() - started + (result["seconds"] if result else 0.0)
-    return _write_result(folder, f"exit status {status}: {_last_error(folder / LOG)}" if status else "", seconds)
+    words = ["--config", str(file), "--trainer.default_root_dir", str(folder), "--ckpt_path", "last"]
+    status, seconds = fit_process(words, folder / LOG, small=trainer.get("accelerator") == "cpu")
+    error = f"exit status {status}: {last_error(folder / LOG)}" if status else ""
+    return _write_result(folder, error, seconds + (result["seconds"] if result else 0.0))
 
 
 def _write_result(folder: Path, error: str, seconds: float) -> dict[str, Any]:
@@ -141,12 +133,6 @@ def read_result(folder: Path) -> dict[str, Any] | None:
     """How the run in a folder ended, as `train` returned it, or None if it has not ended."""
     file = folder / RESULT
     return json.loads(file.read_text()) if file.exists() else None
-
-
-def _last_error(log: Path) -> str:
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    ours, errors = ([line for line in lines if kind.match(line)] for kind in (_OURS, _ANY_ERROR))
-    return (ours or errors or lines or ["no output"])[-1]
 
 
 def _objective(folder: Path, name: str, missing: float) -> float:

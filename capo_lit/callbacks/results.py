@@ -1,12 +1,13 @@
 """Writes what an evaluation found, with its manifest, and shows it where the evaluation is all there is to do."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
+from capo_lit.callbacks.lm_eval import LMEvalCallback
 from capo_lit.callbacks.rollout import rollout_callback
 from capo_lit.errors import ConfigError
 from capo_lit.metrics import spec
@@ -38,6 +39,9 @@ class ResultsCallback(Callback):
         prefix = f"{stage}/"
         values = {n: float(v) for n, v in sorted(trainer.callback_metrics.items()) if n.startswith(prefix)}
         manifest = _manifest(trainer, pl_module, stage)
+        if any(name.startswith("val/lm_eval/") for name in values):
+            asked = next(callback for callback in trainer.callbacks if isinstance(callback, LMEvalCallback))  # type: ignore[attr-defined]
+            manifest = replace(manifest, lm_eval=asked.describe())
         root = Path(self.directory) if self.directory else Path(trainer.default_root_dir) / "results"
         path = root / f"{stage}-step={manifest.policy_version}.json"
         write_result(path, values, manifest)
@@ -50,6 +54,10 @@ def _manifest(trainer: Trainer, pl_module: Any, stage: str) -> Manifest:
     if rollout is None:
         raise ConfigError("an evaluation without RolloutCallback", "one among the Trainer's callbacks", "results")
     engine, data = rollout.engine, trainer.datamodule  # type: ignore[attr-defined]
+    if data is None:
+        raise ConfigError(
+            "an evaluation of bare loaders", "a PromptDataModule, which says what the data are", "results"
+        )
     return Manifest(
         model=pl_module.policy_path,
         policy_version=pl_module.version,
@@ -65,7 +73,7 @@ def _show(values: dict[str, float], manifest: Manifest, path: Path) -> None:
     from rich.table import Table
 
     table = Table(title=f"{manifest.model}, policy version {manifest.policy_version}", title_justify="left")
-    table.add_column("metric")
+    table.add_column("metric", overflow="fold")
     table.add_column("value", justify="right")
     table.add_column("unit")
     table.add_column("meaning", overflow="fold")

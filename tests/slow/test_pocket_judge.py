@@ -8,7 +8,6 @@ from typing import get_args
 
 import pytest
 
-from bench.pocket_judge import held_out, measure_judge
 from capo_lit.core.votes import VoteRule
 from capo_lit.data.arithmetic import ArithmeticSource
 from capo_lit.data.arithmetic_critiques import ArithmeticCritiqueSource
@@ -16,6 +15,7 @@ from capo_lit.data.arithmetic_model import write_initial_model
 from capo_lit.data.critique_model import build_judge_tokenizer, write_initial_judge
 from capo_lit.engines.vllm import VLLMEngine
 from capo_lit.genprm.judge import GenPRM
+from capo_lit.pocket_judge import held_out, measure_judge
 from capo_lit.records import read_records
 from capo_lit.sampling import Sampling
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from bench.pocket_judge import held_out, scores
 from capo_lit.batch import Prompt, Rollout
 from capo_lit.core.steps import split_steps
 from capo_lit.data.arithmetic import ArithmeticSource, parse_expression, split_of
@@ -20,6 +19,7 @@ from capo_lit.genprm.arithmetic import StepErrors, check_steps, error_kinds
 from capo_lit.genprm.judge import GenPRM
 from capo_lit.genprm.parse import parse_critique
 from capo_lit.genprm.step_scores import step_scores
+from capo_lit.pocket_judge import held_out, scores
 from tests.scripted_engine import ScriptedEngine, completion
 
 

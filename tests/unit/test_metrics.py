@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from capo_lit.errors import BatchError, ConfigError
-from capo_lit.metrics import METRICS, SPECS, check_names, markdown_table, spec
+from capo_lit.metrics import LM_EVAL, METRICS, SPECS, check_names, markdown_table, spec
 from capo_lit.metrics_at_k import AvgAtK, PassAtK
 
 NAN = float("nan")
@@ -24,7 +24,7 @@ def test_every_name_is_in_a_family_and_stands_under_itself() -> None:
 def test_names_are_defined_once_and_stand_in_the_table_once() -> None:
     assert len(SPECS) == len(METRICS)
     names = [cell.strip(" `") for line in markdown_table().splitlines()[2:] for cell in line.split("|")[1].split(",")]
-    assert sorted(names) == sorted(METRICS)
+    assert sorted(names) == sorted([*METRICS, LM_EVAL.name])
 
 
 def test_suffixes_say_the_unit() -> None:
@@ -65,6 +65,12 @@ def test_known_names_pass_through_and_unknown_ones_name_the_nearest() -> None:
     assert spec("policy/loss").unit == "1"
     with pytest.raises(ConfigError, match=r"'policy/los'.*nearest: policy/loss"):
         check_names({"policy/loss": 1.0, "policy/los": 1.0})
+
+
+def test_what_lm_eval_measures_has_the_tasks_own_names() -> None:
+    assert spec("val/lm_eval/gsm8k/exact_match").name == "val/lm_eval/gsm8k/exact_match"
+    with pytest.raises(ConfigError, match="lm_eval"):
+        spec("test/lm_eval/gsm8k/exact_match")
 
 
 def test_avg_at_k_by_hand() -> None:

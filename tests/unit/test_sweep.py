@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from capo_lit import sweep
+from capo_lit import fit_process, sweep
 from capo_lit.compose import CONFIGS, compose
 from capo_lit.sweep import CONFIG, LOG, main, read_result, train
 from capo_lit.sweep_table import job_rows, write_table
@@ -39,13 +39,13 @@ def fake_fit(tmp_path, monkeypatch):
     """Runs FIT in the place of `capo fit`, in a process all the same."""
     script = tmp_path / "fit.py"
     script.write_text(FIT)
-    real = sweep.subprocess.run
+    real = fit_process.subprocess.run
 
     def run(command, **kwargs):
         assert command[:3] == [sys.executable, "-m", "capo_lit.cli"]
         return real([sys.executable, str(script), *command[3:]], **kwargs)
 
-    monkeypatch.setattr(sweep.subprocess, "run", run)
+    monkeypatch.setattr(fit_process.subprocess, "run", run)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sweep.Summary, "folder", None)
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
