@@ -12,6 +12,7 @@ from capo_lit.curves import read_curves
 from capo_lit.data.arithmetic_model import write_initial_model
 from capo_lit.metrics import FAILURES, METRICS
 from capo_lit.records import read_records
+from capo_lit.results import read_result
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -55,7 +56,8 @@ def model(tmp_path_factory):
 def trained(tmp_path_factory, model):
     cwd = tmp_path_factory.mktemp("capo")
     config = str(REPO / "configs" / "quickstart.yaml")
-    capo(cwd, "fit", "--config", config, policy=model, **SMALL, **{"trainer.default_root_dir": cwd / "run"})
+    own = {"trainer.default_root_dir": cwd / "run", "critique.score_judge": "true"}
+    capo(cwd, "fit", "--config", config, policy=model, **SMALL, **own)
     return cwd
 
 
@@ -87,6 +89,8 @@ def test_validate_test_and_predict_on_a_checkpoint(trained):
     shown = capo(trained, "validate", "--config", config, "--ckpt_path", "last", **common)
     for name in ("val/avg_at_k", "val/pass_at_k", "val/greedy_accuracy", "val/step_error_frac"):
         assert name in shown
+    for told in ("policy_version: 3", "'problems': 6", "sha256", "written to"):
+        assert told in shown
     assert "test/avg_at_k" in capo(trained, "test", "--config", config, "--ckpt_path", "last", **common)
     # The checkpoint's policy, measured again: the same seeds give the same numbers as at the end of training.
     curves = read_curves(trained / "run")
@@ -95,6 +99,22 @@ def test_validate_test_and_predict_on_a_checkpoint(trained):
     rows = read_records(trained / "run" / "predictions").to_pylist()
     assert len(rows) == 6 * 3  # two samples and a greedy one for each problem
     assert all(row["advantages"] is None for row in rows)
+
+
+def test_every_evaluation_leaves_a_result_with_its_manifest_and_the_best_its_checkpoint(trained):
+    results = {path.name: read_result(path) for path in (trained / "run" / "results").glob("val-*.json")}
+    assert set(results) == {"val-step=0.json", "val-step=3.json"}
+    curves = read_curves(trained / "run")
+    for step in (0, 3):
+        values, manifest = results[f"val-step={step}.json"]
+        assert values["val/avg_at_k"] == pytest.approx(curves["val/avg_at_k"][step])
+        assert values["val/greedy_accuracy_low"] <= values["val/greedy_accuracy"] <= values["val/greedy_accuracy_high"]
+        assert manifest["policy_version"] == step
+        assert manifest["data"]["problems"] == 6
+        assert manifest["sampling"]["samples"] == 2
+    assert results["val-step=0.json"][1]["data"] == results["val-step=3.json"][1]["data"]
+    # Step 0 was measured before the fit; of the fit's own evaluations there is one.
+    assert [path.name for path in (trained / "run" / "best").iterdir()] == ["step=3.ckpt"]
 
 
 def test_a_second_fit_does_not_write_over_the_first(trained, model):

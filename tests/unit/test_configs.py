@@ -69,6 +69,7 @@ def test_every_file_of_a_group_lies_over_a_config(path):
             assert fit[key] == value, key
 
 
+@pytest.mark.slow  # half a second each
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_is_the_same_through_both_doors(name, tmp_path):
     """`capo fit --config FILE`, `capo fit experiment=NAME` and the config.yaml of a sweep's job."""
@@ -80,6 +81,7 @@ def test_every_experiment_is_the_same_through_both_doors(name, tmp_path):
     assert by_file[".trainer.accelerator"] == "cpu"
 
 
+@pytest.mark.slow  # half a second each
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_parses_at_the_papers_scale(name):
     small, large = parse_words(f"experiment={name}"), parse_words(f"experiment={name}", *paper(name))
@@ -94,6 +96,7 @@ def test_every_experiment_parses_at_the_papers_scale(name):
             assert large.critique.judge.init_args.get(key) == small.critique.judge.init_args.get(key, False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXPERIMENTS)
 @pytest.mark.parametrize("scale", ["small", "paper"])
 def test_the_judge_of_every_experiment_can_be_built(name, scale):
