@@ -11,7 +11,7 @@ TORCH_INDEX ?=
 
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help setup demo demo-sparse test test-fast lint types check format lock clean
+.PHONY: help setup demo demo-sparse browser test test-fast lint types check docs format lock clean
 
 help: ## Say what each target does
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -37,8 +37,13 @@ demo: setup ## Train the quickstart: a judge, CAPO under it and under a rule, GR
 demo-sparse: setup ## The same where right answers are rare
 	@$(BIN)/capo quickstart --regime sparse
 
-test: setup ## All tests, slow ones included
-	@$(BIN)/python -m pytest -q --durations=15
+browser: ## Chromium for the tests of capo inspect, from Debian's packages (as root; without one they are skipped)
+	@for name in "$$CAPO_CHROMIUM" chromium chromium-browser google-chrome; do command -v "$$name" > /dev/null && exit 0; done; \
+	{ [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium > /dev/null; } || \
+	  echo "no Chromium: the browser tests of capo inspect will be skipped (install one as root, or set CAPO_CHROMIUM)"
+
+test: setup browser ## All tests, slow ones included
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=15
 
 test-fast: setup ## Unit tests alone, under a minute
 	@$(BIN)/python -m pytest -q -m "not slow and not gpu"
@@ -52,6 +57,9 @@ types: setup ## mypy, strict on the pure parts
 
 check: lint types test ## What CI runs
 
+docs: setup ## The documents as a site of plain files, site/index.html; warnings are errors
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 format: setup ## Mend what ruff can mend
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
@@ -62,4 +70,4 @@ lock: ## Resolve requirements/cpu.lock anew (needs uv, and TORCH_INDEX)
 	  --no-annotate --no-header -o $(LOCK)
 
 clean: ## Remove the environment and caches; runs/ stays
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -26,6 +26,7 @@ tools:
   prepare    make a model that no hub is needed for: capo prepare quickstart (pocket_judge, prm,
              arithmetic, smollm2)
   quickstart train the built-in arithmetic task from nothing, CAPO against GRPO, and print the table
+  inspect    a page with a run's rollouts, critiques and curves: capo inspect RUN [--serve]
   report     compare runs or sweeps, as a page with tables and figures: capo report runs/sweep-1 --out report
 
 many runs and one table: capo-sweep -m experiment=capo,grpo_rule seed=1,2,3 (see docs/sweeps.md)
@@ -40,6 +41,7 @@ _TOOLS = {
     "critique": "capo_lit.critique_cli",
     "replay": "capo_lit.replay_cli",
     "verify": "capo_lit.verify_cli",
+    "inspect": "capo_lit.inspect_cli",
     "prepare": "capo_lit.prepare",
     "quickstart": "capo_lit.quickstart",
     "report": "capo_lit.report_cli",

@@ -39,9 +39,9 @@ class ResultsCallback(Callback):
         prefix = f"{stage}/"
         values = {n: float(v) for n, v in sorted(trainer.callback_metrics.items()) if n.startswith(prefix)}
         manifest = _manifest(trainer, pl_module, stage)
-        if any(name.startswith("val/lm_eval/") for name in values):
-            asked = next(callback for callback in trainer.callbacks if isinstance(callback, LMEvalCallback))  # type: ignore[attr-defined]
-            manifest = replace(manifest, lm_eval=asked.describe())
+        asked = [item for item in trainer.callbacks if isinstance(item, LMEvalCallback) and item.tasks]  # type: ignore[attr-defined]
+        if asked and any(name.startswith("val/lm_eval/") for name in values):
+            manifest = replace(manifest, lm_eval=asked[0].describe())
         root = Path(self.directory) if self.directory else Path(trainer.default_root_dir) / "results"
         path = root / f"{stage}-step={manifest.policy_version}.json"
         write_result(path, values, manifest)

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from capo_lit.data.arithmetic_model import write_initial_model
+from capo_lit.results import read_result
 from tests.slow.test_resume import REPO, RUN_LIMIT_S, command, weights_of
 
 pytestmark = pytest.mark.slow
@@ -17,9 +18,9 @@ pytestmark = pytest.mark.slow
 TASK_DIR = str(REPO / "tests" / "lm_eval_tasks")
 
 
-def fit(cwd: Path, words: list[str], *callbacks: dict[str, Any]) -> int:
-    overlay = cwd / "callbacks.yaml"
-    overlay.write_text(yaml.safe_dump({"trainer": {"callbacks": list(callbacks)}}))
+def fit(cwd: Path, words: list[str], lm_eval: dict[str, Any], *callbacks: dict[str, Any]) -> int:
+    overlay = cwd / "overlay.yaml"
+    overlay.write_text(yaml.safe_dump({"lm_eval": lm_eval, "trainer": {"callbacks": list(callbacks)}}))
     env = {**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
     with (cwd / "log.txt").open("ab") as log:
         words = [*words, "--config", str(overlay), "--ckpt_path", "last"]
@@ -45,18 +46,15 @@ def test_a_fit_with_lm_eval_every_n_steps_trains_as_without_and_resumes_exactly(
     model: Path,
 ) -> None:
     start = write_initial_model(tmp_path / "initial", seed=1)
-    evaluating = {
-        "class_path": "capo_lit.callbacks.lm_eval.LMEvalCallback",
-        "init_args": {"tasks": ["test_steps", "test_step_choice"], "task_dir": TASK_DIR, "every_n_steps": 3},
-    }
+    evaluating = {"tasks": ["test_steps", "test_step_choice"], "task_dir": TASK_DIR, "every_n_steps": 3}
     killing = {"class_path": "tests.killer.KillAt", "init_args": {"phase": "update", "step": 7}}
     runs = {name: tmp_path / name for name in ("without", "whole", "resumed")}
     for folder in runs.values():
         folder.mkdir()
     commands = {name: command(folder / "run", start) for name, folder in runs.items()}
-    assert fit(runs["without"], commands["without"]) == 0
+    assert fit(runs["without"], commands["without"], {}) == 0
     assert fit(runs["whole"], commands["whole"], evaluating) == 0, (runs["whole"] / "log.txt").read_text()[-3000:]
-    assert fit(runs["resumed"], commands["resumed"], killing, evaluating) == -signal.SIGKILL
+    assert fit(runs["resumed"], commands["resumed"], evaluating, killing) == -signal.SIGKILL
     assert fit(runs["resumed"], commands["resumed"], evaluating) == 0
     assert len({weights_of(folder / "run") for folder in runs.values()}) == 1
     found = {name: logged(folder / "run") for name, folder in runs.items()}
@@ -67,3 +65,6 @@ def test_a_fit_with_lm_eval_every_n_steps_trains_as_without_and_resumes_exactly(
         "val/lm_eval/test_steps/unknown_frac", "val/lm_eval/test_step_choice/acc",
     }  # fmt: skip
     assert found["resumed"][9.0] == found["whole"][9.0]
+    values, manifest = read_result(runs["whole"] / "run" / "results" / "val-step=9.json")
+    assert {name: values[name] for name in found["whole"][9.0]} == found["whole"][9.0]
+    assert set(manifest["lm_eval"]["tasks"]) == {"test_steps", "test_step_choice"}

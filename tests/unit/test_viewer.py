@@ -1,66 +1,21 @@
-"""capo inspect: what the page holds, that it holds it safely, what is left out, and what is refused."""
+"""The page of capo inspect: what it holds, that it holds it safely, and that it can be read."""
 
-import base64
-import gzip
 import json
 import re
-import threading
 import tomllib
-import urllib.error
-import urllib.request
-from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import capo_lit.viewer
-from capo_lit.inspect_cli import main
 from capo_lit.records import read_records
 from capo_lit.viewer.page import MARK, SCRIPTS, embed
-from capo_lit.viewer.rows import details, spread, summary
-from capo_lit.viewer.serve import server
-from tests.viewer_world import HOSTILE, hostile_run, long_run, small_run, solution, write_curves, write_step
+from capo_lit.viewer.rows import details, summary
+from tests.viewer_page import inspect
+from tests.viewer_world import HOSTILE, hostile_run, small_run, solution, write_step
 
 PACKAGE = Path(capo_lit.viewer.__file__).parent
-
-
-class Page(HTMLParser):
-    """The elements of a page as a browser's parser finds them, and the text of its scripts."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.scripts: list[tuple[dict[str, str | None], str]] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag == "script":
-            self.scripts.append((dict(attrs), ""))
-
-    def handle_data(self, data: str) -> None:
-        if self.lasttag == "script" and self.scripts and data.strip():
-            attributes, text = self.scripts[-1]
-            self.scripts[-1] = (attributes, text + data)
-
-    @property
-    def index(self) -> dict[str, Any]:
-        return dict(json.loads(next(text for attributes, text in self.scripts if attributes.get("id") == "index")))
-
-    @property
-    def rollouts(self) -> list[dict[str, Any]]:
-        chunks = [text for attributes, text in self.scripts if attributes.get("type") == "application/x-rollouts"]
-        return [row for chunk in chunks for row in json.loads(gzip.decompress(base64.b64decode(chunk)))]
-
-
-def inspect(tmp_path: Path, *args: Path | str) -> Page:
-    out = tmp_path / "page.html"
-    assert main([*map(str, args), "--out", str(out)]) == 0
-    return Page(out.read_text(encoding="utf-8"))
 
 
 def test_the_page_names_no_other_file_and_no_host(tmp_path: Path) -> None:
@@ -179,129 +134,6 @@ def test_what_nobody_judged_or_trained_on_is_shown_by_paragraphs(tmp_path: Path)
 def test_a_text_that_its_tokens_do_not_tell_is_kept(tmp_path: Path) -> None:
     write_step(tmp_path, 0, [solution(0, 0, 0, pieces=[], special=[], response_ids=[], step_of_token=[])])
     assert details(read_records(tmp_path / "records"))[0]["text"] == "1+1=2\n\nso 2"
-
-
-def test_a_limit_keeps_whole_groups_from_beginning_to_end(tmp_path: Path) -> None:
-    # 20 steps of 5 groups of 10: 100 groups. A limit of 95 rows has room for 9 of them.
-    page = inspect(tmp_path, long_run(tmp_path / "run", 1000), "--limit", "95")
-    index = page.index
-    assert (index["total"], index["limit"], len(page.rollouts)) == (1000, 95, 90)
-    groups = index["columns"]["group"]
-    assert [groups.count(group) for group in dict.fromkeys(groups)] == [10] * 9
-    steps = index["columns"]["step"]
-    assert (steps[0], steps[-1]) == (0, 19)
-    assert max(np.diff(steps)) <= 3  # evenly: 8 gaps over 19 steps
-
-
-@settings(deadline=None, max_examples=60)
-@given(st.lists(st.integers(1, 9), min_size=1, max_size=30), st.integers(1, 80))
-def test_a_limit_is_never_exceeded_and_never_keeps_nothing(sizes: list[int], limit: int) -> None:
-    groups = np.repeat(np.arange(len(sizes)), sizes)
-    kept = spread(groups, limit)
-    assert 1 <= kept.sum() <= limit or kept.all()
-    if len(groups) <= limit:
-        assert kept.all()
-
-
-def test_steps_choose_files(tmp_path: Path) -> None:
-    run = small_run(tmp_path / "run")
-    for text, steps in (("1", {1}), ("1:", {1, 2}), (":1", {0, 1}), ("0:1", {0, 1}), ("2:9", {2})):
-        assert set(inspect(tmp_path, run, "--steps", text).index["columns"]["step"]) == steps, text
-
-
-def test_runs_folders_and_files_are_found_and_told_apart(tmp_path: Path) -> None:
-    first, second = small_run(tmp_path / "a" / "toy"), small_run(tmp_path / "b" / "toy")
-    page = inspect(tmp_path, first, second / "records", first / "records" / "step-00000002.parquet")
-    names = [run["name"] for run in page.index["runs"]]
-    assert names == [str(first), str(second / "records"), str(first / "records" / "step-00000002.parquet")]
-    assert all(run["curves"] for run in page.index["runs"])
-    assert page.index["columns"]["run"] == [0] * 9 + [1] * 9 + [2] * 3
-
-
-def test_ten_thousand_rollouts_make_a_small_page(tmp_path: Path) -> None:
-    page = inspect(tmp_path, long_run(tmp_path / "run", 10_000))
-    assert len(page.rollouts) == page.index["total"] == 10_000
-    assert (tmp_path / "page.html").stat().st_size < 3_000_000  # as plain JSON these details are over 9 MB
-    assert len(json.dumps(page.rollouts)) > 9_000_000
-
-
-@pytest.mark.parametrize(
-    ("args", "said"),
-    [
-        (["{tmp}/none"], "no files step-*.parquet; expected a run with records"),
-        (["{tmp}/empty"], "no files step-*.parquet"),
-        (["{tmp}/run", "--steps", "7:9"], "got steps 0 to 2; expected some of --steps"),
-        (["{tmp}/run", "--limit", "0"], "got 0; expected at least 1. Change: --limit"),
-        (["{tmp}/broken"], "a file that cannot be read"),
-        (["{tmp}/half"], "a row that cannot be read"),
-        (["{tmp}/run", "--out", "{tmp}/mine.txt"], "a file that capo inspect did not write"),
-        (["{tmp}/run", "--out", "{tmp}/mine.txt/page.html"], "--out"),
-        (["{tmp}/run", "--out", "{tmp}"], "a file that capo inspect did not write"),
-    ],
-)
-def test_what_cannot_be_shown_is_said_in_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], args: list[str], said: str
-) -> None:
-    small_run(tmp_path / "run")
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "mine.txt").write_text("precious")
-    (tmp_path / "broken" / "records").mkdir(parents=True)
-    (tmp_path / "broken" / "records" / "step-00000000.parquet").write_bytes(b"PAR1 but not really")
-    write_step(tmp_path / "half", 0, [solution(0, 0, 0)])
-    write_curves(tmp_path / "half")
-    log = tmp_path / "half" / "csv" / "version_0" / "metrics.csv"
-    log.write_text(log.read_text() + "0,0.5")  # killed while it wrote
-    assert main([word.format(tmp=tmp_path) for word in args]) == 1
-    output = capsys.readouterr()
-    assert output.out == ""
-    assert output.err.startswith("capo inspect: ")
-    assert said in output.err
-    assert output.err.count("\n") == 1
-    assert (tmp_path / "mine.txt").read_text() == "precious"
-
-
-def test_steps_that_are_none_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    for text in ("a", ":", "1-2", "-1", ""):
-        with pytest.raises(SystemExit):
-            main(["run", f"--steps={text}"])
-        assert "expected FIRST:LAST" in capsys.readouterr().err
-
-
-def test_its_own_page_is_written_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = small_run(tmp_path / "run")
-    monkeypatch.chdir(tmp_path)
-    assert main([str(run), "--steps", "0"]) == 0
-    assert main([str(run)]) == 0
-    assert Page(Path("inspect.html").read_text(encoding="utf-8")).index["total"] == 9
-
-
-def test_the_server_shows_the_page_on_loopback_and_to_loopback_names_alone() -> None:
-    with server("<p>page</p>", 0) as serving:
-        assert serving.server_address[0] == "127.0.0.1"
-        thread = threading.Thread(target=serving.serve_forever)
-        thread.start()
-        try:
-            where = f"http://127.0.0.1:{serving.server_port}"
-            with urllib.request.urlopen(where, timeout=5) as answer:
-                assert answer.read() == b"<p>page</p>"
-                assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
-            for path, host, status in (("/etc/passwd", "localhost", 404), ("/", "rebound.example", 403)):
-                request = urllib.request.Request(where + path, headers={"Host": f"{host}:{serving.server_port}"})
-                with pytest.raises(urllib.error.HTTPError) as error:
-                    urllib.request.urlopen(request, timeout=5)
-                assert error.value.code == status
-        finally:
-            serving.shutdown()
-            thread.join()
-
-
-def test_a_port_in_use_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = small_run(tmp_path / "run")
-    with server("", 0) as serving:
-        assert main([str(run), "--serve", str(serving.server_port)]) == 1
-    assert f"got port {serving.server_port}, which is in use; expected a port that is free" in capsys.readouterr().err
-    assert main([str(run), "--serve", "99999999"]) == 1
-    assert "expected a port that is free" in capsys.readouterr().err
 
 
 def _luminance(colour: str) -> float:
