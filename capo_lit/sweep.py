@@ -145,4 +145,7 @@ def _objective(folder: Path, name: str, missing: float) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    # Hydra finds Summary in the module of this name, not in __main__, which would be a second one.
+    from capo_lit.sweep import main as imported_main
+
+    sys.exit(imported_main())
