@@ -10,12 +10,11 @@ from capo_lit.curves import Curve
 from capo_lit.genprm.step_scores import step_scores
 from capo_lit.inspection import PromptHistory, Record, Rollouts, Token, Truth
 from capo_lit.inspection_record import one_line_breaks
+from capo_lit.report_plots import COLOURS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Blue, orange, green, purple of Okabe and Ito: told apart under every common colour blindness.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
 _MARKERS = ("o", "s", "^", "D")
 _FITS = 3  # characters under a bar
 _Share = Callable[[Sequence[Record]], float | None]
@@ -130,7 +129,7 @@ def plot_histories(histories: Sequence[PromptHistory]) -> "Figure":
     Args:
         histories: of `Rollouts.verdict_changes`, at most four.
     """
-    lines = {one.problem: {visit.step: visit.wrong_steps for visit in one.visits} for one in histories[: len(COLOURS)]}
+    lines = {one.problem: {visit.step: visit.wrong_steps for visit in one.visits} for one in histories[: len(_MARKERS)]}
     return _panels({"steps called wrong (share)": lines}, xlabel="training step that saw the prompt")
 
 

@@ -11,7 +11,7 @@ from capo_lit.report_compute import UNITS, Unit, accuracy_by_cost
 from capo_lit.report_stats import spread
 
 # The palette of Okabe and Ito, made to be told apart under every common colour blindness; yellow is too pale for lines.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _LINES = ("-", "--", ":", "-.")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _FEW = 30  # points of a line that get a marker each, and no running mean
@@ -151,9 +151,9 @@ def _draw(panels: Sequence[tuple[Panel, Mapping[str, Line]]], names: Sequence[st
 
 
 def _style(index: int) -> dict[str, Any]:
-    colours = len(_COLOURS)
+    colours = len(COLOURS)
     return {
-        "color": _COLOURS[index % colours],
+        "color": COLOURS[index % colours],
         "linestyle": _LINES[index // colours % len(_LINES)],
         "marker": _MARKERS[(index + index // colours) % len(_MARKERS)],
         "markersize": 4,

@@ -131,6 +131,8 @@ def test_the_code_of_a_page_runs(page: Path, tmp_path: Path) -> None:
         if block.language == "python":
             code.append(block.text)
     (tmp_path / "notebooks").symlink_to(REPO / "notebooks")
+    (tmp_path / "runs" / "mine").mkdir(parents=True)
+    (tmp_path / "runs" / "mine" / "capo").symlink_to(REPO / "notebooks" / "data" / "capo")
     done = subprocess.run(
         [sys.executable, "-c", "\n".join(code)], cwd=tmp_path, capture_output=True, text=True, timeout=300
     )

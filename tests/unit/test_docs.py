@@ -65,6 +65,13 @@ def trainer_parser() -> Any:
     return build(["fit", "--config", str(CONFIGS / "quickstart.yaml")], cli=ParseOnly).parser
 
 
+@cache
+def take(words: tuple[str, ...], *before: str, flags: tuple[str, ...] = ()) -> None:
+    """Compose words and parse them; pages repeat many, and one time is enough."""
+    config = ("--config", json.dumps(compose(words))) if words else ()
+    trainer_parser().parse_args([*before, *config, *flags])
+
+
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Path:
     """A folder like a clone, with the files that the page of a command shows."""
@@ -80,13 +87,13 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtur
 
 def parse_training(command: str, args: list[str]) -> None:
     words, flags = split_words(args)
-    given = [json.dumps(compose(words))] if words else []
+    if flags == ["--help"]:
+        return
     if not words and "--config" not in flags:
-        given = [str(CONFIGS / "quickstart.yaml")]
-        flags = ["--policy", "DIR", *flags]
-    assert "--help" not in flags or flags == ["--policy", "DIR", "--help"]
-    if "--help" not in flags:
-        trainer_parser().parse_args([command, *(word for file in given for word in ("--config", file)), *flags])
+        flags = ["--config", str(CONFIGS / "quickstart.yaml"), "--policy", "DIR", *flags]
+    # The files of a command are those of its page.
+    parser = take.__wrapped__ if "--config" in flags else take
+    parser(tuple(words), command, flags=tuple(flags))
 
 
 def parse_sweep(args: list[str]) -> None:
@@ -108,8 +115,7 @@ def parse_sweep(args: list[str]) -> None:
         assert values, f"{override.input_line} sweeps over nothing"
         choices.append([f"{key}={one}" for one in values])
     for job in range(max(map(len, choices))):
-        config = json.dumps(compose([values[job % len(values)] for values in choices]))
-        trainer_parser().parse_args(["fit", "--config", config])
+        take(tuple(values[job % len(values)] for values in choices), "fit")
 
 
 def parse_tool(main: Any, args: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
