@@ -3,7 +3,8 @@
     .venv/bin/python bench/record_cost.py runs/quickstart/capo
 
 The rows of every recorded step are made and written again, from rollouts, critiques and credit as the run held them, to
-the disk of the run; the time of its steps is the run's own `time/step_s`. Times are medians over the steps.
+the disk of the run; the time of its steps is the run's own `time/step_s`. Times are medians over the steps. Waiting for
+the disk is shown apart: RecordCallback does it in a thread, beside the next step.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from capo_lit.batch import Completion, Critique, CritiquedRollout, Prompt, Rollo
 from capo_lit.core.votes import Verdict
 from capo_lit.curves import read_curves
 from capo_lit.record_rows import batch_table
-from capo_lit.records import file_name, read_records, record_files, write_atomic
+from capo_lit.records import file_name, flush, read_records, record_files, write_atomic
 
 
 def batch_of(rows: list[dict[str, Any]]) -> StepBatch:
@@ -76,21 +77,23 @@ def verdict_of(row: dict[str, Any], rollout: Rollout) -> CritiquedRollout:
 
 
 def writes(run: Path) -> Iterator[tuple[float, float, int]]:
-    """Seconds, CPU seconds (without waiting for the disk) and bytes of every step's record, written anew."""
+    """Seconds of writing, seconds of waiting for the disk, and bytes of every step's record, written anew."""
     with tempfile.TemporaryDirectory(dir=run) as folder:
         for file in record_files(run / "records"):
             batch = batch_of(read_records(file.path).to_pylist())
             path = Path(folder) / file_name(file.step)
-            started, cpu = time.perf_counter(), time.process_time()
+            started = time.perf_counter()
             write_atomic(batch_table(batch, "bench"), path)
-            yield time.perf_counter() - started, time.process_time() - cpu, path.stat().st_size
+            written = time.perf_counter()
+            flush(path, path.parent)
+            yield written - started, time.perf_counter() - written, path.stat().st_size
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+", help="folders of finished runs, of one process each")
-    heads = "run", "rollouts", "tokens", "kB per step", "MB in 1,000", "writing, ms", "of it CPU", "step, ms", "share"
+    heads = "run", "rollouts", "tokens", "kB per step", "MB in 1,000", "writing, ms", "disk, ms", "step, ms", "share"
     print(f"| {' | '.join(heads)} |")
     print("|---|---:|---:|---:|---:|---:|---:|---:|---:|")
     for run in parser.parse_args().runs:
@@ -98,10 +101,10 @@ def main() -> None:
         steps = len(record_files(run / "records"))
         tokens = sum(map(len, table["response_ids"].to_pylist())) / len(table)
         measured = list(writes(run))
-        seconds, cpu = (statistics.median(column) * 1e3 for column in list(zip(*measured, strict=True))[:2])
+        seconds, disk = (statistics.median(column) * 1e3 for column in list(zip(*measured, strict=True))[:2])
         size = statistics.mean(size for _, _, size in measured) / 1e3
         whole = statistics.median(read_curves(run)["time/step_s"].values()) * 1e3
-        cells = f"{len(table) / steps:.0f} | {tokens:.0f} | {size:.1f} | {size:.0f} | {seconds:.1f} | {cpu:.1f}"
+        cells = f"{len(table) / steps:.0f} | {tokens:.0f} | {size:.1f} | {size:.0f} | {seconds:.1f} | {disk:.1f}"
         print(f"| {run.name} | {cells} | {whole:.0f} | {seconds / whole:.1%} |", flush=True)
 
 

@@ -110,7 +110,8 @@ class CapoCLI(LightningCLI):
         if subcommand == "fit":
             self._get(self.config_init, "record").resume = kwargs["ckpt_path"] is not None
         if subcommand in ("validate", "test"):
-            kwargs["verbose"] = False  # ResultsCallback shows the metrics
+            kwargs["verbose"] = False
+            self._get(self.config_init, "results").show = True  # in place of Lightning's own table
         kwargs["ckpt_path"] = self._checkpoint(kwargs["ckpt_path"])
         return kwargs
 

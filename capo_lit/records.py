@@ -92,7 +92,7 @@ def record_files(directory: Path) -> list[RecordFile]:
 
 
 def write_atomic(table: pa.Table, path: Path) -> None:
-    """Write a parquet file that is there whole or not at all.
+    """Write a parquet file that is there whole or not at all, whenever the process ends; see `flush` for power cuts.
 
     Raises:
         DataError: if `path` exists; it is left as it is.
@@ -102,8 +102,6 @@ def write_atomic(table: pa.Table, path: Path) -> None:
     try:
         with temporary.open("wb") as file:
             pq.write_table(table, file, compression="zstd", use_dictionary=True)
-            file.flush()
-            os.fsync(file.fileno())
         if path.exists():
             raise DataError(
                 "a record file that exists",
@@ -114,7 +112,16 @@ def write_atomic(table: pa.Table, path: Path) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    _sync_directory(path.parent)
+
+
+def flush(*paths: Path) -> None:
+    """Make files, and the names in folders, survive a power cut; this waits for the disk."""
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def set_aside(directory: Path, first_step: int) -> Path | None:
@@ -132,8 +139,7 @@ def set_aside(directory: Path, first_step: int) -> Path | None:
     aside.mkdir()
     for file in files:
         os.replace(file.path, aside / file.path.name)
-    _sync_directory(aside)
-    _sync_directory(directory)
+    flush(aside, directory)
     return aside
 
 
@@ -195,12 +201,3 @@ def _readable(path: Path) -> Iterator[None]:
         yield
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"a file that cannot be read ({error})", "a parquet file of records", str(path)) from error
-
-
-def _sync_directory(directory: Path) -> None:
-    """Make a rename in it survive a power cut."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,5 +1,6 @@
 """Writes one record file per training step; see records.py for what stands in it."""
 
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from capo_lit.batch import StepBatch
 from capo_lit.errors import ConfigError
 from capo_lit.record_rows import batch_table
-from capo_lit.records import file_name, record_files, remove_leftovers, set_aside, write_atomic
+from capo_lit.records import file_name, flush, record_files, remove_leftovers, set_aside, write_atomic
 
 
 class RecordCallback(Callback):
@@ -17,7 +18,8 @@ class RecordCallback(Callback):
 
     A resumed run goes back to its checkpoint and repeats the steps after it. Their records are first moved to
     superseded-<n>, so that none is lost and none stands twice. A run that is not resumed refuses a directory that
-    holds records.
+    holds records. Waiting for the disk takes longer than all the rest: it is done beside the next step, and is over
+    before a checkpoint is written, so that none ever lies before its records.
 
     Args:
         directory: where the files go; records in trainer.default_root_dir by default.
@@ -32,6 +34,8 @@ class RecordCallback(Callback):
         self.resume = False
         self._opened = False
         self._wrote = False
+        self._disk = ThreadPoolExecutor(1, "records")
+        self._flushing: list[Future[None]] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Refuse another run's records before anything is generated."""
@@ -63,6 +67,14 @@ class RecordCallback(Callback):
         self._write(trainer, batch, self._directory(trainer))
         self._wrote = True
 
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """Wait until all records are on the disk."""
+        self._wait()
+
+    def teardown(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        """Wait until all records are on the disk."""
+        self._wait()
+
     def on_predict_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: StepBatch, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
@@ -73,6 +85,12 @@ class RecordCallback(Callback):
         run = self.run or Path(trainer.default_root_dir).resolve().name
         name = file_name(batch.step, trainer.global_rank, trainer.world_size)
         write_atomic(batch_table(batch, run, trainer.global_rank), directory / name)
+        self._flushing.append(self._disk.submit(flush, directory / name, directory))
+
+    def _wait(self) -> None:
+        flushing, self._flushing = self._flushing, []
+        for future in flushing:
+            future.result()  # a disk that failed says so here
 
     def _resumed(self, trainer: Trainer) -> bool:
         return self.resume or trainer.ckpt_path is not None

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.trainer.states import TrainerFn
 
 from capo_lit.callbacks.lm_eval import LMEvalCallback
 from capo_lit.callbacks.rollout import rollout_callback
@@ -19,10 +18,14 @@ class ResultsCallback(Callback):
 
     Args:
         directory: where the files go; `results` under trainer.default_root_dir by default.
+
+    Attributes:
+        show: print them too; `capo validate` and `capo test` set it.
     """
 
     def __init__(self, directory: str | None = None) -> None:
         self.directory = directory
+        self.show = False
 
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Write the metrics under val/."""
@@ -45,7 +48,7 @@ class ResultsCallback(Callback):
         root = Path(self.directory) if self.directory else Path(trainer.default_root_dir) / "results"
         path = root / f"{stage}-step={manifest.policy_version}.json"
         write_result(path, values, manifest)
-        if trainer.state.fn in (TrainerFn.VALIDATING, TrainerFn.TESTING):
+        if self.show:
             _show(values, manifest, path)
 
 

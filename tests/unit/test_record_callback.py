@@ -1,5 +1,6 @@
 """RecordCallback: each step once, whatever was killed and resumed, and no file overwritten."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from capo_lit.batch import StepBatch
+from capo_lit.callbacks import record
 from capo_lit.callbacks.record import RecordCallback
 from capo_lit.errors import ConfigError
 from capo_lit.record_rows import batch_table
@@ -149,3 +151,30 @@ def test_ranks_write_files_of_their_own(tmp_path: Path) -> None:
         callback.on_train_batch_end(fake_trainer(tmp_path, rank, 2), None, None, make_batch(), 0)
     table = read_records(tmp_path / "records", columns=["rank", "row"])
     assert table.to_pydict() == {"rank": [0, 0, 1, 1], "row": [0, 1, 0, 1]}
+
+
+def test_a_checkpoint_waits_until_the_records_before_it_are_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: list[Path] = []
+
+    def slow(*paths: Path) -> None:
+        time.sleep(0.05)
+        flushed.extend(paths)
+
+    monkeypatch.setattr(record, "flush", slow)
+    callback, trainer = RecordCallback(), fake_trainer(tmp_path)
+    callback.on_train_start(trainer, None)
+    for step in (0, 1):
+        run_step(callback, trainer, make_batch(step))
+    callback.on_save_checkpoint(trainer, None, {})
+    records = tmp_path / "records"
+    assert flushed == [records / file_name(0), records, records / file_name(1), records]
+
+    def broken(*paths: Path) -> None:
+        raise OSError("disk gone")
+
+    monkeypatch.setattr(record, "flush", broken)
+    run_step(callback, trainer, make_batch(2))
+    with pytest.raises(OSError, match="disk gone"):
+        callback.on_save_checkpoint(trainer, None, {})

@@ -134,10 +134,10 @@ def test_an_existing_file_is_never_overwritten(tmp_path: Path) -> None:
 
 
 def test_a_writer_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(descriptor: int) -> None:
+    def full(*paths: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(os, "replace", full)
     with pytest.raises(OSError, match="disk full"):
         write_atomic(batch_table(make_batch(), "toy"), tmp_path / file_name(12))
     assert list(tmp_path.iterdir()) == []
