@@ -27,14 +27,14 @@ def start(root: Path, regime: str, seed: int) -> Path:
 
 def run_arm(root: Path, policy: Path, name: str, config: list[str], seed: int) -> None:
     """One RL run; skipped if it is finished."""
-    folder = root / policy.parents[1].name / f"{name.lower()}-seed{seed}"
+    folder = root / policy.parents[1].name / f"{name.lower().replace(' ', '_')}-seed{seed}"
     if not (folder / "policy").exists():
         fit(config, folder, policy, seed, ["--ckpt_path", "last"])
 
 
 def curve(root: Path, sft: int, name: str, rl: int, metric: str) -> dict[int, float]:
     """One metric of one run by step."""
-    return read_curves(root / f"sft{sft}" / f"{name.lower()}-seed{rl}")[metric]
+    return read_curves(root / f"sft{sft}" / f"{name.lower().replace(' ', '_')}-seed{rl}")[metric]
 
 
 def main() -> None:
