@@ -46,7 +46,7 @@ test: setup browser ## All tests, slow ones included
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=15
 
 test-fast: setup ## Unit tests alone, under a minute
-	@$(BIN)/python -m pytest -q -m "not slow and not gpu"
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow and not gpu and not parity"
 
 lint: setup ## ruff: rules, complexity and format
 	@$(BIN)/ruff check .

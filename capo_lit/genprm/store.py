@@ -11,13 +11,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from tenacity import Retrying, retry_if_exception_message, stop_after_delay, wait_random
+
 from capo_lit.batch import FinishReason
 from capo_lit.engines.base import Engine, Message, Request, Sampling
 from capo_lit.errors import ConfigError, DataError
 
 SCHEMA_VERSION = 1
-# How long a writer waits for the others, seconds; one write takes well below a millisecond.
-_BUSY_S = 60.0
+_BUSY_S = 60.0  # how long a writer waits for the others; one write takes well below a millisecond
+# SQLite does not wait for other processes, which may be creating the same store, when the journal's mode changes.
+_LOCKED = retry_if_exception_message(match=".*locked")
+_WHILE_LOCKED = Retrying(retry=_LOCKED, stop=stop_after_delay(_BUSY_S), wait=wait_random(0, 0.1), reraise=True)
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS prompts (digest TEXT PRIMARY KEY, messages TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS critiques (
@@ -204,12 +208,8 @@ class CritiqueStore:
                     self._connection, self._owner = self._connect(), os.getpid()
                 yield self._connection
             except (sqlite3.Error, OSError) as error:
-                raise DataError(
-                    f"a store that cannot be used ({error})",
-                    "a critique store on a local disk",
-                    str(self.path),
-                    "store",
-                ) from error
+                got, expected = f"a store that cannot be used ({error})", "a critique store on a local disk"
+                raise DataError(got, expected, str(self.path), "store") from error
 
     def _leave_parent(self) -> None:
         if self._connection is not None and self._owner != os.getpid():
@@ -222,7 +222,7 @@ class CritiqueStore:
         try:
             # Before anything is changed: the file may be somebody else's.
             _check_owner(connection, str(self.path))
-            connection.execute("PRAGMA journal_mode=WAL")
+            _WHILE_LOCKED(connection.execute, "PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=NORMAL")
             # In one transaction, and harmless if another process has just done so.
             connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")

@@ -56,6 +56,7 @@ def test_every_whole_config_parses_and_links_policy_and_seed(path):
     assert fit.model.init_args.seed == fit.data.init_args.seed == fit.rollout.seed == fit.critique.seed == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", LEAVES, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_every_file_of_a_group_lies_over_a_config(path):
     """The same file is a group's choice for Hydra, which needs the header, and has no `defaults` of its own."""

@@ -19,6 +19,8 @@ from capo_lit.cli import _TOOLS, split_words
 from capo_lit.compose import CONFIGS, compose
 from tests.doc_blocks import PAGES, REPO, Command, blocks, commands, inline_commands
 
+pytestmark = pytest.mark.slow  # a third of a second for each command, some 140 of them
+
 COMMANDS = [command for page in PAGES for command in commands(page)]
 TRAINER = ("fit", "validate", "test", "predict")
 # Of others: not ours to parse.

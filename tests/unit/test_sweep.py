@@ -1,6 +1,7 @@
 """capo-sweep without the training: a stand-in for `capo fit` writes what a run leaves, or fails."""
 
 import json
+import logging
 import math
 import sys
 
@@ -32,6 +33,16 @@ names = "step,val/avg_at_k,rollout/tokens,critique/judge_tokens_run,outcome/judg
 rows = ["0,0.1,,,", f"1,,40,{w_process * 100},", f"2,{seed / 10},60,{w_process * 200},5"]
 (log / "metrics.csv").write_text("\\n".join([names, *rows]) + "\\n")
 """
+
+
+@pytest.fixture(autouse=True)
+def loggers_stay():
+    """Hydra switches off every logger of its process, which here is also that of other tests."""
+    loggers = [one for one in logging.Logger.manager.loggerDict.values() if isinstance(one, logging.Logger)]
+    before = [(one, one.disabled) for one in loggers]
+    yield
+    for one, disabled in before:
+        one.disabled = disabled
 
 
 @pytest.fixture
