@@ -12,6 +12,7 @@ from capo_lit.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     import torch
+    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
 PAD, BOS, EOS = "<pad>", "<s>", "</s>"
@@ -32,12 +33,18 @@ def build_tokenizer() -> "PreTrainedTokenizerFast":
         A fast tokenizer that adds no special tokens; decoding inserts no spaces. Text outside the task raises.
     """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
 
     vocabulary = {word: index for index, word in enumerate((PAD, BOS, EOS, *WORDS))}
     backend = Tokenizer(models.WordLevel(vocabulary))
     backend.pre_tokenizer = pre_tokenizers.Split(Regex(PIECES), behavior="isolated")
     backend.decoder = decoders.Fuse()
+    return wrap_tokenizer(backend)
+
+
+def wrap_tokenizer(backend: "Tokenizer") -> "PreTrainedTokenizerFast":
+    """A tokenizer of transformers over a backend whose vocabulary has PAD, BOS and EOS."""
+    from transformers import PreTrainedTokenizerFast
+
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         pad_token=PAD,

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from capo_lit.data.arithmetic import BOX, MAX_OPERAND, MAX_VALUE
 from capo_lit.data.arithmetic_critiques import NOTHING, OK, WRONG
-from capo_lit.data.arithmetic_model import BOS, EOS, MAX_LENGTH, PAD, write_initial_model
+from capo_lit.data.arithmetic_model import BOS, EOS, PAD, wrap_tokenizer, write_initial_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -44,7 +44,6 @@ def build_judge_tokenizer() -> "PreTrainedTokenizerFast":
         inserts no spaces. Text of neither the task nor the template becomes an ordinary token for the unknown.
     """
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
 
     vocabulary = {word: index for index, word in enumerate((PAD, BOS, EOS, UNKNOWN, *WORDS))}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
@@ -52,15 +51,7 @@ def build_judge_tokenizer() -> "PreTrainedTokenizerFast":
     backend.pre_tokenizer = pre_tokenizers.Split(Regex(_PIECES), behavior="isolated")
     backend.decoder = decoders.Fuse()
     # The unknown is not declared special: a control token must not come from text.
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        pad_token=PAD,
-        bos_token=BOS,
-        eos_token=EOS,
-        clean_up_tokenization_spaces=False,
-        padding_side="left",
-        model_max_length=MAX_LENGTH,
-    )
+    tokenizer = wrap_tokenizer(backend)
     tokenizer.chat_template = _CHAT
     return tokenizer
 

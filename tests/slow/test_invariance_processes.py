@@ -1,16 +1,14 @@
 """Two real processes over gloo, each with some of the groups, take the same optimizer steps as one with all."""
 
 import os
-import socket
-import time
 from pathlib import Path
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 
 from tests.builders import tiny_llama
 from tests.invariance import HOWS, TOLERANCE, WHOLE, Groups, distance, fit, forget, make_batch, make_groups
+from tests.ranks import run_two
 
 DEADLINE_S = 400
 
@@ -58,17 +56,7 @@ def both(tmp_path_factory):
     """What each rank got in each case, and the policy they started from."""
     folder = tmp_path_factory.mktemp("ranks")
     tiny_llama(folder / "policy", initializer_range=0.1)
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    context = mp.spawn(worker, args=(port, str(folder / "policy"), str(folder)), nprocs=2, join=False)
-    until = time.monotonic() + DEADLINE_S
-    try:
-        while not context.join(timeout=1):
-            assert time.monotonic() < until, "the ranks wait for each other"
-    finally:
-        for process in context.processes:
-            process.kill()
+    run_two(worker, str(folder / "policy"), str(folder), deadline_s=DEADLINE_S)
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)], str(folder / "policy")
 
 

@@ -1,13 +1,10 @@
 """PPO on two real processes over gloo, each with half of the groups, takes the steps of one process with all."""
 
 import os
-import socket
-import time
 from pathlib import Path
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 from lightning.pytorch import Trainer
 
 from capo_lit.ppo import PPOModule
@@ -15,6 +12,7 @@ from capo_lit.settings import CreditConfig, OptimConfig, PPOConfig, UpdateConfig
 from tests.builders import tiny_llama
 from tests.invariance import TOLERANCE, distance, make_batch, make_groups
 from tests.loaders import Loader
+from tests.ranks import run_two
 
 pytestmark = pytest.mark.slow
 
@@ -59,17 +57,7 @@ def worker(rank: int, port: int, policy: str, folder: str) -> None:
 def test_two_processes_are_one(tmp_path):
     tiny_llama(tmp_path / "policy", initializer_range=0.1)
     policy = str(tmp_path / "policy")
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    context = mp.spawn(worker, args=(port, policy, str(tmp_path)), nprocs=2, join=False)
-    until = time.monotonic() + DEADLINE_S
-    try:
-        while not context.join(timeout=1):
-            assert time.monotonic() < until, "the ranks wait for each other"
-    finally:
-        for process in context.processes:
-            process.kill()
+    run_two(worker, policy, str(tmp_path), deadline_s=DEADLINE_S)
     alone = fit(policy, make_groups(4))
     for rank in (0, 1):
         gradients = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
