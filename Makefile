@@ -32,10 +32,10 @@ $(STAMP): $(LOCK) pyproject.toml
 	@touch $(STAMP)
 
 demo: setup ## Train the quickstart: a judge, CAPO under it and under a rule, GRPO; print the table (about 5 minutes)
-	@$(BIN)/capo quickstart
+	@$(BIN)/capo quickstart $(ARGS)
 
 demo-sparse: setup ## The same where right answers are rare
-	@$(BIN)/capo quickstart --regime sparse
+	@$(BIN)/capo quickstart --regime sparse $(ARGS)
 
 browser: ## Chromium for the tests of capo inspect, from Debian's packages (as root; without one they are skipped)
 	@for name in "$$CAPO_CHROMIUM" chromium chromium-browser google-chrome; do command -v "$$name" > /dev/null && exit 0; done; \
@@ -46,7 +46,7 @@ test: setup browser ## All tests, slow ones included
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=15
 
 test-fast: setup ## Unit tests alone, under a minute
-	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow and not gpu and not parity"
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow and not gpu and not parity" $(ARGS)
 
 lint: setup ## ruff: rules, complexity and format
 	@$(BIN)/ruff check .

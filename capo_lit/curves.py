@@ -12,7 +12,8 @@ Curve = dict[int, float]
 def read_curves(root: Path) -> dict[str, Curve]:
     """Metrics of a run by name, each as {step: value}.
 
-    A resumed run has one CSV file per start; where two have the same step, the later start counts.
+    A resumed run has one CSV file per start; where two have the same step, the later start counts. A last line
+    without an end, of a run that was killed as it wrote, is left out.
 
     Args:
         root: the run's trainer.default_root_dir.
@@ -31,7 +32,8 @@ def read_curves(root: Path) -> dict[str, Curve]:
     curves: dict[str, Curve] = defaultdict(dict)
     for file in files:
         with file.open(newline="") as lines:
-            for row in csv.DictReader(lines):
+            # A run that was killed may leave half a line at the end, whose last number is cut.
+            for row in csv.DictReader(line for line in lines if line.endswith("\n")):
                 step = int(row["step"])
                 for name, value in row.items():
                     if name not in ("step", "epoch") and value:

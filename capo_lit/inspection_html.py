@@ -32,7 +32,7 @@ STYLE = """
 .capo-step.capo-split{border-color:#e0a100;background:#fdf7e6}
 .capo-step>span{flex:0 0 9.5em;color:#555;font-size:12px}
 .capo-step>div{min-width:0}
-.capo-token{border-radius:2px}.capo-special{color:#777;font-size:10px;padding:0 3px;margin-left:2px}
+.capo-token{border-radius:2px}.capo-special{color:#333;font-style:italic;font-size:11px;padding:0 3px;margin-left:2px}
 .capo-key i{display:inline-block;width:14px;height:11px;border-radius:2px;margin:0 4px 0 12px}
 .capo-key{font-size:12px;color:#555;margin-top:6px}
 .capo-scroll{overflow-x:auto}
@@ -42,7 +42,7 @@ table.capo-table tr{background:none!important}
 table.capo-table th{font-weight:600;color:#555}
 table.capo-table td.capo-good{background:#e2f0e6}table.capo-table td.capo-bad{background:#fde3df}
 table.capo-table td.capo-none{background:#ececec}
-table.capo-table .capo-left{text-align:left!important;overflow-wrap:anywhere}
+table.capo-table .capo-left{text-align:left!important;overflow-wrap:break-word}
 .capo-columns{display:grid;grid-template-columns:repeat(auto-fit,minmax(185px,1fr));gap:10px}
 .capo-columns>div{border:1px solid #dedede;border-radius:5px;padding:6px 10px;min-width:0}
 .capo-columns small,.capo-small{color:#555;font-size:12px}
@@ -81,7 +81,7 @@ def steps_html(record: Record, scale: float | None = None) -> str:
 
 def votes_html(record: Record) -> str:
     """Every critique's word on every step, and what the vote made of it."""
-    heads = "".join(f"<th>critique {number + 1}</th>" for number in range(len(record.critiques)))
+    heads = "".join(f"<th>critique {number}</th>" for number in range(len(record.critiques)))
     rows = []
     for step, ballots in zip(record.steps, record.votes, strict=True):
         cells = "".join(
@@ -190,7 +190,7 @@ def _critique(number: int, critique: Critique) -> str:
     else:
         tone, words = "good", "nothing wrong"
     facts = f"{critique.completion_tokens} tokens, {critique.seconds:.2f} s"
-    head = f'<b>{number + 1}</b> <span class="capo-chip capo-{tone}">{escape(words)}</span> <small>{facts}</small>'
+    head = f'<b>critique {number}</b> <span class="capo-chip capo-{tone}">{escape(words)}</span> <small>{facts}</small>'
     return f'<div>{head}<div class="capo-reply">{escape(critique.reply)}</div></div>'
 
 

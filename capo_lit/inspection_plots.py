@@ -208,5 +208,5 @@ def _style(index: int) -> dict[str, Any]:
 
 def _label(token: Token) -> str:
     """As much of a token as fits under its bar."""
-    words = "end" if token.special else one_line_breaks(token.text).replace("$", r"\$")
-    return words[:_FITS]
+    words = "end" if token.special else one_line_breaks(token.text)
+    return (words if len(words) <= _FITS else words[: _FITS - 1] + "…").replace("$", r"\$")

@@ -16,7 +16,7 @@ from capo_lit.settings import CreditConfig
 
 Truth = Callable[[Record], frozenset[int]]
 
-_SHOWN = 20
+_SHOWN = 10
 _TEXTS = ("uid", "problem", "text")
 
 

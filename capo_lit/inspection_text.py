@@ -73,7 +73,7 @@ def _colour(advantage: float | None, scale: float) -> str:
 
 def _votes(record: Record) -> Table:
     shown = Table(title="votes", title_justify="left")
-    for name in ("step", *(str(number + 1) for number in range(len(record.critiques))), "step error"):
+    for name in ("step", *map(str, range(len(record.critiques))), "step error"):
         shown.add_column(name, justify="right")
     for step, ballots in zip(record.steps, record.votes, strict=True):
         shown.add_row(f"{step.index}", *(_MARKS[ballot] for ballot in ballots), f"{step.error:.2g}")
@@ -82,7 +82,7 @@ def _votes(record: Record) -> Table:
 
 def _critique(number: int, critique: Critique) -> Panel:
     silent = f" ({critique.cause})" if critique.wrong is None else ""
-    return Panel(_plain(critique.reply), title=_plain(f"critique {number + 1}{silent}"), expand=False)
+    return Panel(_plain(critique.reply), title=_plain(f"critique {number}{silent}"), expand=False)
 
 
 def _plain(words: str, style: str = "") -> Text:

@@ -15,7 +15,7 @@ from capo_lit.curves import Curve, read_curves
 from capo_lit.errors import ConfigError
 from capo_lit.genprm.step_scores import StepScores
 from capo_lit.pocket_judge import measure_judge
-from capo_lit.quickstart_runs import JUDGE_SFT, REGIMES, Regime, arms, cold_start, fit
+from capo_lit.quickstart_runs import JUDGE_SFT, REGIMES, Regime, arms, cold_start, few_steps, fit
 
 JUDGED = "CAPO judge"
 # How the judge is measured: as configs/quickstart_genprm.yaml uses it.
@@ -80,8 +80,17 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--root", type=Path, default=None, help="run directory (default: a new one under runs/)")
     parser.add_argument("--seed", type=int, default=0, help="of models, data and sampling")
+    parser.add_argument(
+        "--steps",
+        type=int,
+        metavar="N",
+        help="of every run, to see in a minute or two whether all of it works; nothing is learnt in a few (default: "
+        "as many as configs/ says)",
+    )
     args = parser.parse_args(argv)
     root = args.root or Path("runs") / time.strftime(f"quickstart-{args.regime}-%Y%m%d-%H%M%S")
+    if args.steps is not None and args.steps < 1:
+        raise ConfigError(args.steps, "at least 1", change="--steps")
     if root.exists():
         raise ConfigError(f"{root}, which exists", "a new directory", change="--root")
     if not CONFIGS.is_dir():
@@ -89,11 +98,11 @@ def main(argv: Sequence[str]) -> int:
             "an installation without configs/", "a clone of the repository", str(CONFIGS), "pip install -e ."
         )
     started = time.monotonic()
-    regime = REGIMES[args.regime]
-    policy, judge, sft_seconds = _cold_starts(regime, root, args.seed)
+    regime, few = REGIMES[args.regime], few_steps(args.steps)
+    policy, judge, sft_seconds = _cold_starts(regime, root, args.seed, few)
     if judge is not None:
         _show_judge(judge)
-    seconds = _train(regime, root, policy, judge, args.seed)
+    seconds = _train(regime, root, policy, judge, args.seed, few)
     curves = {name: read_curves(_folder(root, name)) for name in seconds}
     first = next(iter(curves.values()))
     rows = [summarize(first, "start", sft_seconds, at=0)]
@@ -109,35 +118,40 @@ def _folder(root: Path, name: str) -> Path:
     return root / name.lower().replace(" ", "_")
 
 
-def _cold_starts(regime: Regime, root: Path, seed: int) -> tuple[Path, Path | None, float]:
+def _cold_starts(regime: Regime, root: Path, seed: int, few: Sequence[str]) -> tuple[Path, Path | None, float]:
     """The policy, and beside it the judge if the regime has one; then the seconds that the policy took."""
     if regime.genprm is None:
-        policy, seconds = cold_start(regime, root, seed)
+        policy, seconds = cold_start(regime, root, seed, few)
         return policy, None, seconds
     from capo_lit.data.critique_model import write_initial_judge
 
     folder = root / "judge"
     initial = write_initial_judge(folder / "initial", seed)
+    flags = [*few, "--model.optim.warmup_steps", "0"] if few else []  # a schedule does not end as it warms up
     # A model this small takes one core: the judge gets another.
     with ThreadPoolExecutor(1) as beside:
-        trained = beside.submit(fit, [JUDGE_SFT], folder / "sft", initial, seed, (), root / "judge.log")
-        policy, seconds = cold_start(regime, root, seed)
+        trained = beside.submit(fit, [JUDGE_SFT], folder / "sft", initial, seed, flags, root / "judge.log")
+        policy, seconds = cold_start(regime, root, seed, few)
     trained.result()
     return policy, folder / "sft" / "policy", seconds
 
 
-def _train(regime: Regime, root: Path, policy: Path, judge: Path | None, seed: int) -> dict[str, float]:
+def _train(
+    regime: Regime, root: Path, policy: Path, judge: Path | None, seed: int, few: Sequence[str]
+) -> dict[str, float]:
     """Run every arm; returns their wall times, seconds. With a judge the arms without it run beside that one."""
     plain = {name: (_folder(root, name), config) for name, config in arms(regime).items()}
     if regime.genprm is None or judge is None:
-        return {name: fit(config, folder, policy, seed) for name, (folder, config) in plain.items()}
-    model = ["--critique.judge.init_args.engine.init_args.model", str(judge)]
+        return {name: fit(config, folder, policy, seed, few) for name, (folder, config) in plain.items()}
+    flags = ["--critique.judge.init_args.engine.init_args.model", str(judge), *few]
+    if few:  # a judge that has learnt nothing abstains, which would end the run
+        flags += ["--critique.max_abstain_frac", "1"]
     with ThreadPoolExecutor(1) as beside:
         others = {
-            name: beside.submit(fit, config, folder, policy, seed, (), folder.with_suffix(".log"))
+            name: beside.submit(fit, config, folder, policy, seed, few, folder.with_suffix(".log"))
             for name, (folder, config) in plain.items()
         }
-        judged = fit([regime.genprm], _folder(root, JUDGED), policy, seed, model)
+        judged = fit([regime.genprm], _folder(root, JUDGED), policy, seed, flags)
     return {JUDGED: judged} | {name: future.result() for name, future in others.items()}
 
 

@@ -64,8 +64,13 @@ def fit(
     return seconds
 
 
-def cold_start(regime: Regime, root: Path, seed: int) -> tuple[Path, float]:
-    """Write a random model and fine-tune it on demonstrations.
+def few_steps(steps: int | None) -> list[str]:
+    """Arguments that end a run after so many steps, with an evaluation there; none for None."""
+    return [] if steps is None else ["--trainer.max_steps", str(steps), "--trainer.val_check_interval", str(steps)]
+
+
+def cold_start(regime: Regime, root: Path, seed: int, extra: Sequence[str] = ()) -> tuple[Path, float]:
+    """Write a random policy and fine-tune it on demonstrations; `extra` as for `fit`.
 
     Returns:
         The directory of the trained policy, and the wall time of its training, seconds.
@@ -73,7 +78,7 @@ def cold_start(regime: Regime, root: Path, seed: int) -> tuple[Path, float]:
     from capo_lit.data.arithmetic_model import write_initial_model
 
     initial = write_initial_model(root / "initial", seed)
-    seconds = fit([regime.sft], root / "sft", initial, seed)
+    seconds = fit([regime.sft], root / "sft", initial, seed, extra)
     return root / "sft" / "policy", seconds
 
 

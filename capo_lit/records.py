@@ -86,7 +86,7 @@ def file_name(step: int, rank: int = 0, world_size: int = 1) -> str:
 
 
 def record_files(directory: Path) -> list[RecordFile]:
-    """The record files of a directory by step and rank; neither temporary nor superseded ones."""
+    """The record files of a directory by step and rank, without temporary ones."""
     matches = [(_FILE_NAME.fullmatch(path.name), path) for path in directory.glob("step-*.parquet")]
     return sorted(RecordFile(int(match[1]), int(match[2] or 0), path) for match, path in matches if match)
 
@@ -127,19 +127,21 @@ def flush(*paths: Path) -> None:
 def set_aside(directory: Path, first_step: int) -> Path | None:
     """Move the records of `first_step` and later, which a killed run wrote and a resumed one writes again.
 
+    They go beside the directory: many readers of parquet take whatever a directory holds, at any depth.
+
     Returns:
-        The new directory superseded-<n> that holds them, or None if there were none.
+        The new directory <directory>-superseded-<n> that holds them, or None if there were none.
     """
     files = [file for file in record_files(directory) if file.step >= first_step]
     if not files:
         return None
     number = 0
-    while (aside := directory / f"superseded-{number}").exists():
+    while (aside := directory.with_name(f"{directory.name}-superseded-{number}")).exists():
         number += 1
     aside.mkdir()
     for file in files:
         os.replace(file.path, aside / file.path.name)
-    flush(aside, directory)
+    flush(aside, directory, directory.parent)
     return aside
 
 
@@ -153,7 +155,7 @@ def read_records(paths: Path | str | Sequence[Path | str], columns: Sequence[str
     """Read record directories (or single files) into one table.
 
     Args:
-        paths: one or several; of a directory, superseded and temporary files are left out.
+        paths: one or several; of a directory, temporary files are left out.
         columns: names to read; all by default.
 
     Returns:

@@ -17,9 +17,9 @@ class RecordCallback(Callback):
     """Records every rollout of every training step, each step once.
 
     A resumed run goes back to its checkpoint and repeats the steps after it. Their records are first moved to
-    superseded-<n>, so that none is lost and none stands twice. A run that is not resumed refuses a directory that
-    holds records. Waiting for the disk takes longer than all the rest: it is done beside the next step, and is over
-    before a checkpoint is written, so that none ever lies before its records.
+    <directory>-superseded-<n>, so that none is lost and none stands twice. A run that is not resumed refuses a
+    directory that holds records. Waiting for the disk takes longer than all the rest: it is done beside the next step,
+    and is over before a checkpoint is written, so that none ever lies before its records.
 
     Args:
         directory: where the files go; records in trainer.default_root_dir by default.

@@ -1,7 +1,7 @@
 // The response: its steps coloured by verdict, its tokens by advantage or reward, and their numbers.
 
-const TINTS = { point: "when pointed at", advantage: "by advantage", reward: "by reward" };
-let tint = "point";
+const TINTS = { advantage: "by advantage", reward: "by reward", point: "when pointed at" };
+let tint = "advantage";
 
 function verdictOf(row, step) {
   if (!row.step_error || step < 0) return { kind: "none", text: "" };

@@ -104,6 +104,14 @@ def test_the_reference_holds_what_the_docstrings_say(site: Path) -> None:
     assert "<li><strong>line</strong>: a step ends after every newline." in core, "definitions are a list"
 
 
+def test_equations_are_drawn_without_scripts(site: Path) -> None:
+    concepts = (site / "concepts.html").read_text(encoding="utf-8")
+    equations = re.findall(r'<div class="equation"><math .*?</math></div>', concepts)
+    assert len(equations) == (REPO / "docs" / "concepts.md").read_text().count("```math")
+    assert len(equations) >= 4
+    assert "\\frac" not in concepts
+
+
 def test_a_browser_asks_only_the_site_and_finds_by_search(site: Path, tmp_path: Path) -> None:
     handler = partial(QuietHandler, directory=str(site))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server, Browser() as browser:

@@ -115,7 +115,7 @@ def test_killed_in_every_phase_and_resumed_it_ends_bit_identical(tmp_path, model
         assert run(words, tmp_path) == -signal.SIGKILL, f"{phase}: {(tmp_path / 'log.txt').read_text()[-3000:]}"
     assert run(command(tmp_path / "run", model, "--ckpt_path", "last"), tmp_path) == 0
     assert_same_run(untouched, tmp_path / "run")
-    assert list((tmp_path / "run" / "records").glob("superseded-*")), "no step was ever repeated: the kills came late"
+    assert list((tmp_path / "run").glob("records-superseded-*")), "no step was ever repeated: the kills came late"
 
 
 @pytest.mark.timeout(1200)

@@ -122,7 +122,7 @@ def test_keys_alone_go_everywhere(browser: Browser, small: str) -> None:
     assert browser.js("document.querySelector('.token.current').dataset.at") == "0"
     assert not browser.js("byId('tip').hidden")
     browser.key("t")
-    assert browser.js("byId('response').dataset.tint") == "advantage"
+    assert browser.js("byId('response').dataset.tint") == "reward"
     browser.key("/")
     assert browser.js("document.activeElement.id") == "search"
     browser.key("j")  # a letter now

@@ -22,6 +22,12 @@ def test_the_later_start_of_a_resumed_run_counts(tmp_path):
     assert read_curves(tmp_path) == {"a": {1: 0.5, 2: 0.6, 3: 0.1, 10: 0.3}, "b": {2: 7.0}}
 
 
+@pytest.mark.parametrize("half", ["2", "2,0", "2,0,0.1", "2,0,0.12,3"])
+def test_a_line_that_a_killed_run_did_not_finish_is_left_out(tmp_path, half):
+    write(tmp_path, 0, f"step,epoch,a,b\n1,0,0.5,\n{half}")
+    assert read_curves(tmp_path) == {"a": {1: 0.5}}
+
+
 def test_a_run_without_logs_is_named(tmp_path):
     with pytest.raises(DataError, match=str(tmp_path)):
         read_curves(tmp_path)

@@ -93,7 +93,7 @@ def test_a_killed_and_resumed_run_holds_each_step_once(tmp_path: Path) -> None:
     table = read_records(root / "records", columns=["step", "row", "run"])
     assert table["step"].to_pylist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
     assert set(table["run"].to_pylist()) == {"myrun"}
-    superseded = root / "records" / "superseded-0"
+    superseded = root / "records-superseded-0"
     assert [file.step for file in record_files(superseded)] == [2, 3]
     assert list((root / "records").glob(".*")) == []
 
@@ -124,7 +124,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(tmp_path: Path) -
     run_step(callback, fake_trainer(tmp_path), make_batch(0))
     run_step(callback, fake_trainer(tmp_path), make_batch(1))
     assert [file.step for file in record_files(tmp_path / "records")] == [0, 1]
-    assert [file.step for file in record_files(tmp_path / "records" / "superseded-0")] == [0]
+    assert [file.step for file in record_files(tmp_path / "records-superseded-0")] == [0]
 
 
 def test_a_second_fit_goes_on_after_its_own_records_and_never_over_them(tmp_path: Path) -> None:

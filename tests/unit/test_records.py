@@ -156,11 +156,10 @@ def test_file_names_sort_by_step_and_rank(tmp_path: Path) -> None:
     assert [(file.step, file.rank) for file in record_files(tmp_path)] == [(3, 0), (3, 1), (20, 0), (100_000_000, 0)]
 
 
-def test_directories_and_columns_are_read_in_order_without_the_superseded(tmp_path: Path) -> None:
+def test_directories_and_columns_are_read_in_order(tmp_path: Path) -> None:
     for run, steps in (("b", (2, 10)), ("a", (1,))):
         for step in steps:
             write_atomic(batch_table(make_batch(step), run), tmp_path / run / file_name(step))
-    write_atomic(batch_table(make_batch(10), "old"), tmp_path / "b" / "superseded-0" / file_name(10))
     table = read_records([tmp_path / "b", tmp_path / "a" / file_name(1)], columns=["step", "run", "row"])
     assert table.column_names == ["step", "run", "row"]
     assert table.to_pydict() == {
@@ -189,20 +188,22 @@ def test_unreadable_records_say_which_file_and_why(tmp_path: Path) -> None:
 
 
 def test_setting_aside_keeps_earlier_steps_and_loses_nothing(tmp_path: Path) -> None:
+    records = tmp_path / "records"
+    records.mkdir()
     for step in (1, 2, 3):
-        (tmp_path / file_name(step)).write_text(f"first {step}")
-    (tmp_path / file_name(3, 1, 2)).write_text("first 3, rank 1")
-    assert set_aside(tmp_path, 4) is None
-    assert set_aside(tmp_path, 2) == tmp_path / "superseded-0"
-    (tmp_path / file_name(2)).write_text("second 2")
-    assert set_aside(tmp_path, 2) == tmp_path / "superseded-1"
-    assert [file.step for file in record_files(tmp_path)] == [1]
-    kept = {str(path.relative_to(tmp_path)): path.read_text() for path in tmp_path.glob("superseded-*/*")}
+        (records / file_name(step)).write_text(f"first {step}")
+    (records / file_name(3, 1, 2)).write_text("first 3, rank 1")
+    assert set_aside(records, 4) is None
+    assert set_aside(records, 2) == tmp_path / "records-superseded-0"
+    (records / file_name(2)).write_text("second 2")
+    assert set_aside(records, 2) == tmp_path / "records-superseded-1"
+    assert [path.name for path in records.rglob("*")] == [file_name(1)], "readers of directories see nothing else"
+    kept = {str(path.relative_to(tmp_path)): path.read_text() for path in tmp_path.glob("records-*/*")}
     assert kept == {
-        "superseded-0/step-00000002.parquet": "first 2",
-        "superseded-0/step-00000003.parquet": "first 3",
-        "superseded-0/step-00000003-rank-0001.parquet": "first 3, rank 1",
-        "superseded-1/step-00000002.parquet": "second 2",
+        "records-superseded-0/step-00000002.parquet": "first 2",
+        "records-superseded-0/step-00000003.parquet": "first 3",
+        "records-superseded-0/step-00000003-rank-0001.parquet": "first 3, rank 1",
+        "records-superseded-1/step-00000002.parquet": "second 2",
     }
 
 
