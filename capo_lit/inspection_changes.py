@@ -58,7 +58,7 @@ class Replayed:
     """Rollouts under another vote or other weights, beside what was recorded.
 
     Attributes:
-        summary: of all that was replayed, whole groups, in numbers.
+        summary: of all that was replayed, the whole groups of those rollouts, in numbers.
         before: the rollouts as recorded.
         after: the same ones in the same order, with the verdict and credit that the replay gave.
     """
@@ -87,7 +87,7 @@ class Replayed:
             ("|change| of the advantage per token", one.advantage_change),
         ]
         pairs = "".join(pair_html(before, after) for before, after in self.changed(1))
-        return f"<style>{STYLE}</style>{table_html(rows, ('all that was replayed', ''))}{pairs}"
+        return f"<style>{STYLE}</style>{table_html(rows, ('the groups of these rollouts', ''))}{pairs}"
 
 
 def prompt_histories(table: pa.Table) -> list[PromptHistory]:
@@ -116,33 +116,29 @@ def _visit(step: int, rollouts: list[tuple[float | None, list[float]]]) -> Visit
     return Visit(step, fmean(errors) if errors else 0.0, right, len(rollouts))
 
 
-def replayed(
-    table: pa.Table, rule: VoteRule, k: int | None, credit: CreditConfig | None
-) -> tuple[Replay, pa.Table, dict[int, int]]:
-    """Replay the judged rows of records.
+def replayed(table: pa.Table, rule: VoteRule, k: int | None, credit: CreditConfig | None) -> tuple[Replay, pa.Table]:
+    """Replay records.
 
     Args:
-        table: of `records.SCHEMA`, whole groups.
+        table: of `records.SCHEMA`, whole groups, all of them judged.
         rule: how to vote.
         k: critiques that vote; None: all.
         credit: weights and estimator; None: the paper's.
 
     Returns:
-        The replay; its rows with all columns, those of verdict and credit replaced; and row of `table` -> row of these.
+        The replay; and the table with the verdicts and the credit that it gave.
 
     Raises:
         ConfigError: as `replay`.
-        DataError: if nobody judged any of them.
+        DataError: if there are no rows.
     """
-    kept = [row for row, valid in enumerate(pc.is_valid(table["critiques"]).to_pylist()) if valid]
-    if not kept:
+    if not len(table):
         raise DataError("no rollout that was judged", "records of a run with a judge", "replay", "the runs")
-    judged = table.take(pa.array(kept, pa.int64()))
-    summary = replay(judged, rule, k, credit)
+    summary = replay(table, rule, k, credit)
     for name in _NEW:
         column = summary.table[name].cast(table.schema.field(name).type)
-        judged = judged.set_column(judged.schema.get_field_index(name), name, column)
-    return summary, judged, {row: place for place, row in enumerate(kept)}
+        table = table.set_column(table.schema.get_field_index(name), name, column)
+    return summary, table
 
 
 def _sizes(old: pa.Table, new: pa.Table) -> list[float]:

@@ -17,6 +17,8 @@ Ballot = Literal["wrong", "right", "abstained", "called off"]
 
 # From this error on a step counts as called wrong, as under the majority vote.
 WRONG_FROM = 0.5
+# Of a disagreement: agreement is recorded in float32, where 1 - 0.8 is less than 0.2.
+DIGITS = 6
 _BLANK_LINES = re.compile(r"\n{2,}")
 
 
@@ -98,7 +100,7 @@ class Record:
     @property
     def disagreement(self) -> float | None:
         """1 - agreement of its critiques, in [0, 0.5]; None if nobody judged."""
-        return None if self.row["agreement"] is None else 1 - self.row["agreement"]
+        return None if self.row["agreement"] is None else round(1 - self.row["agreement"], DIGITS)
 
     @property
     def peak_advantage(self) -> float:

@@ -11,12 +11,13 @@ import pyarrow.compute as pc
 from capo_lit.core.votes import VoteRule
 from capo_lit.inspection_changes import PromptHistory, Replayed, prompt_histories, replayed
 from capo_lit.inspection_html import STYLE, table_html
-from capo_lit.inspection_record import WRONG_FROM, Outcome, Record, outcome_word
+from capo_lit.inspection_record import DIGITS, WRONG_FROM, Outcome, Record, outcome_word
 from capo_lit.settings import CreditConfig
 
 Truth = Callable[[Record], frozenset[int]]
 
 _SHOWN = 10
+_GROUP = ("run", "step", "rank", "group")  # what the samples of one prompt share
 _TEXTS = ("uid", "problem", "text")
 
 
@@ -122,8 +123,7 @@ class Rollouts:
 
     def group_of(self, record: Record) -> "Rollouts":
         """All samples of a record's prompt at its step, filtered out or not: what its advantages compare it with."""
-        names = ("run", "step", "rank", "group")
-        same = [_bools(pc.equal(self.whole[name], record.row[name])) for name in names]
+        same = [_bools(pc.equal(self.whole[name], record.row[name])) for name in _GROUP]
         return self._of(np.flatnonzero(np.logical_and.reduce(same)).tolist())
 
     def verdict_changes(self, min_change: float = 0.0) -> list[PromptHistory]:
@@ -138,7 +138,7 @@ class Rollouts:
     def replay(self, rule: VoteRule, k: int | None = None, credit: CreditConfig | None = None) -> Replayed:
         """Vote the recorded critiques anew, and compute the credit that follows. No judge is asked.
 
-        Whole groups are replayed, whatever is filtered out; rollouts that nobody judged are left out.
+        Their whole groups are replayed, with what is filtered out of them; rollouts that nobody judged are left out.
 
         Args:
             rule: how to vote.
@@ -149,10 +149,13 @@ class Rollouts:
             ConfigError: if there are not k critiques.
             DataError: if nothing was judged.
         """
-        summary, whole, places = replayed(self.whole, rule, k, credit)
-        rows = [row for row in self.rows if row in places]
-        after = Rollouts(whole, tuple(places[row] for row in rows))
-        return Replayed(summary, self._of(rows), after)
+        ours = np.isin(self._groups, self._groups[list(self.rows)])
+        kept = np.flatnonzero(ours & _bools(pc.is_valid(self.whole["critiques"])))
+        before = self.whole.take(pa.array(kept))
+        summary, after = replayed(before, rule, k, credit)
+        places = {row: place for place, row in enumerate(kept.tolist())}
+        rows = tuple(places[row] for row in self.rows if row in places)
+        return Replayed(summary, Rollouts(before, rows), Rollouts(after, rows))
 
     def overview(self) -> pa.Table:
         """One row per rollout with its facts, for tables and lists; null where nobody judged."""
@@ -166,7 +169,7 @@ class Rollouts:
                 "outcome": [outcome_word(value) for value in table["outcome"].to_pylist()],
                 "steps": pc.list_value_length(table["step_error"]),
                 "wrong_steps": pa.array(wrong, pa.int32()),
-                "disagreement": pc.subtract(pa.scalar(1.0, pa.float32()), table["agreement"]),
+                "disagreement": pc.round(pc.subtract(pa.scalar(1.0, pa.float32()), table["agreement"]), DIGITS),
                 "peak_advantage": self._peak[rows],
                 "tokens": pc.list_value_length(table["response_ids"]),
                 "critiques": pc.list_value_length(table["critiques"]),
@@ -190,10 +193,16 @@ class Rollouts:
         return [frozenset(i for i, error in enumerate(row or ()) if error >= WRONG_FROM) for row in errors]
 
     @cached_property
+    def _groups(self) -> np.ndarray:
+        """A number for every row of `whole`; the same number: samples of one prompt, compared with each other."""
+        columns = [np.unique(self.whole[name].to_numpy(), return_inverse=True)[1] for name in _GROUP]
+        return np.asarray(np.unique(np.stack(columns), axis=1, return_inverse=True)[1]).reshape(-1)
+
+    @cached_property
     def _disagreement(self) -> np.ndarray:
         """1 - agreement of every row of `whole`; -1 where nobody judged."""
         agreement = pc.fill_null(self.whole["agreement"], 2.0).to_numpy()
-        return np.asarray(1 - agreement.astype(np.float64))
+        return np.asarray(np.round(1 - agreement.astype(np.float64), DIGITS))
 
     @cached_property
     def _peak(self) -> np.ndarray:

@@ -193,6 +193,29 @@ def test_another_vote_shows_what_changes(runs: Rollouts) -> None:
     assert [step.index for step in after.steps if step.called_wrong] == sorted(set.intersection(*named))
 
 
+def test_a_replay_of_some_is_of_their_groups_alone(runs: Rollouts) -> None:
+    everything = runs.where(run="capo").replay("union")
+    some = runs.where(run="capo", step=12, outcome="right").replay("union")
+    groups = {(r.row["step"], r.row["group"]) for r in some.before}
+    assert {(row["step"], row["group"]) for row in some.summary.table.to_pylist()} == groups
+    assert len(some.summary.table) == 8 * len(groups), "wrong samples too: they are what right ones are compared with"
+    assert everything.summary.changed > some.summary.changed
+    alike = [record.row for record in everything.after if record.row["step"] == 12 and record.outcome == "right"]
+    assert [record.row for record in some.after] == alike
+    assert "the groups of these rollouts" in some._repr_html_()
+
+
+def test_a_disagreement_is_not_missed_by_rounding(runs: Rollouts) -> None:
+    """1 - 0.8 in float32 is less than 0.2."""
+    column = runs.whole.schema.get_field_index("agreement")
+    values = pa.array([0.8] * len(runs.whole), pa.float32())
+    table = runs.whole.set_column(column, runs.whole.schema.field(column), values)
+    found = Rollouts(table, runs.rows).where(min_disagreement=0.2)
+    assert len(found) == len(runs)
+    assert found[0].disagreement == 0.2
+    assert found.overview()["disagreement"][0].as_py() == pytest.approx(0.2)
+
+
 def test_other_weights_change_rewards_and_no_verdict(runs: Rollouts) -> None:
     harsh = runs.where(run="capo", step=12).replay("majority", credit=CreditConfig(w_process=2.0))
     pairs = harsh.changed(1000)
