@@ -43,7 +43,7 @@ browser: ## Chromium for the tests of capo inspect, from Debian's packages (as r
 	  echo "no Chromium: the browser tests of capo inspect will be skipped (install one as root, or set CAPO_CHROMIUM)"
 
 test: setup browser ## All tests, slow ones included
-	@$(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=15
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations=15
 
 test-fast: setup ## Unit tests alone, under a minute
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow and not gpu and not parity" $(ARGS)

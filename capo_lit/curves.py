@@ -2,6 +2,7 @@
 
 import csv
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 from capo_lit.errors import DataError
@@ -19,7 +20,7 @@ def read_curves(root: Path) -> dict[str, Curve]:
         root: the run's trainer.default_root_dir.
 
     Raises:
-        DataError: if the run logged nothing there.
+        DataError: if the run logged nothing there, or a row is not of numbers.
     """
     files = sorted((root / "csv").glob("version_*/metrics.csv"), key=lambda path: int(path.parent.name.split("_")[1]))
     if not files:
@@ -31,11 +32,19 @@ def read_curves(root: Path) -> dict[str, Curve]:
         )
     curves: dict[str, Curve] = defaultdict(dict)
     for file in files:
-        with file.open(newline="") as lines:
-            # A run that was killed may leave half a line at the end, whose last number is cut.
-            for row in csv.DictReader(line for line in lines if line.endswith("\n")):
-                step = int(row["step"])
-                for name, value in row.items():
-                    if name not in ("step", "epoch") and value:
-                        curves[name][step] = float(value)
+        try:
+            for step, name, value in _points(file):
+                curves[name][step] = value
+        except (ValueError, TypeError) as error:
+            got = f"a row that cannot be read ({error})"
+            raise DataError(got, "numbers by step", str(file), "that row: mend or remove it") from error
     return dict(curves)
+
+
+def _points(file: Path) -> Iterator[tuple[int, str, float]]:
+    with file.open(newline="") as lines:
+        # A run that was killed may leave half a line at the end, whose last number is cut.
+        for row in csv.DictReader(line for line in lines if line.endswith("\n")):
+            for name, value in row.items():
+                if name not in ("step", "epoch") and value:
+                    yield int(row["step"]), name, float(value)

@@ -81,7 +81,7 @@ class Renderer:
         """Token ids of the prompt for a problem.
 
         Raises:
-            DataError: if the problem's text cannot be kept apart from control tokens.
+            DataError: if the problem's text cannot be encoded, or not be kept apart from control tokens.
         """
         return self._start + self._untrusted(self._head, problem.strip(), self._tail)
 
@@ -90,7 +90,11 @@ class Renderer:
         return self._untrusted("", text, "") + self._end
 
     def _encode(self, text: str) -> tuple[int, ...]:
-        return tuple(self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+        try:
+            return tuple(self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+        except Exception as error:  # the tokenizers library raises nothing narrower
+            got = f"a text that its tokenizer cannot encode ({error}): {text[:80]!r}"
+            raise DataError(got, "words that the policy knows", "prompt or response", "data, or policy") from error
 
     def _untrusted(self, head: str, text: str, tail: str) -> tuple[int, ...]:
         cuts = [found.start() + 1 for found in self._pattern.finditer(text)]

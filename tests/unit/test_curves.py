@@ -28,6 +28,13 @@ def test_a_line_that_a_killed_run_did_not_finish_is_left_out(tmp_path, half):
     assert read_curves(tmp_path) == {"a": {1: 0.5}}
 
 
+@pytest.mark.parametrize("row", ["x,0,1,2", "2,0,much,2", "2,0,1,2,3", ",0,1,2"])
+def test_a_row_that_is_not_of_numbers_is_named(tmp_path, row):
+    write(tmp_path, 0, f"step,epoch,a,b\n1,0,0.5,\n{row}\n")
+    with pytest.raises(DataError, match=r"version_0/metrics\.csv: got a row that cannot be read"):
+        read_curves(tmp_path)
+
+
 def test_a_run_without_logs_is_named(tmp_path):
     with pytest.raises(DataError, match=str(tmp_path)):
         read_curves(tmp_path)

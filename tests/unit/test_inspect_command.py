@@ -71,7 +71,7 @@ def test_many_rollouts_make_a_small_page(tmp_path: Path) -> None:
         (["{tmp}/run/records/step-00000002.parquet", "--steps", ":1"], "got steps 2 to 2; expected some of --steps"),
         (["{tmp}/run", "--limit", "0"], "got 0; expected at least 1. Change: --limit"),
         (["{tmp}/broken"], "a file that cannot be read"),
-        (["{tmp}/half"], "a row that cannot be read"),
+        (["{tmp}/torn"], "a row that cannot be read"),
         (["{tmp}/run", "--out", "{tmp}/mine.txt"], "a file that capo inspect did not write"),
         (["{tmp}/run", "--out", "{tmp}/mine.txt/page.html"], "--out"),
         (["{tmp}/run", "--out", "{tmp}"], "a file that capo inspect did not write"),
@@ -85,10 +85,10 @@ def test_what_cannot_be_shown_is_said_in_one_line(
     (tmp_path / "mine.txt").write_text("precious")
     (tmp_path / "broken" / "records").mkdir(parents=True)
     (tmp_path / "broken" / "records" / "step-00000000.parquet").write_bytes(b"PAR1 but not really")
-    write_step(tmp_path / "half", 0, [solution(0, 0, 0)])
-    write_curves(tmp_path / "half")
-    log = tmp_path / "half" / "csv" / "version_0" / "metrics.csv"
-    log.write_text(log.read_text() + "0,0.5")  # killed while it wrote
+    write_step(tmp_path / "torn", 0, [solution(0, 0, 0)])
+    write_curves(tmp_path / "torn")
+    log = tmp_path / "torn" / "csv" / "version_0" / "metrics.csv"
+    log.write_text(log.read_text() + "0,0.5,0.1.2\n")
     assert main([word.format(tmp=tmp_path) for word in args]) == 1
     output = capsys.readouterr()
     assert output.out == ""

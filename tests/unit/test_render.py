@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from capo_lit.data.arithmetic_model import build_tokenizer
 from capo_lit.data.render import INSTRUCTION, PromptTemplate, Renderer
-from capo_lit.errors import ConfigError
+from capo_lit.errors import ConfigError, DataError
 from tests.byte_tokenizer import byte_tokenizer
 
 
@@ -71,3 +72,10 @@ def test_templates_are_checked():
         PromptTemplate(style="plain", system="s")
     with pytest.raises(ConfigError, match="chat template"):
         Renderer(byte_tokenizer(chat=None), PromptTemplate())
+
+
+def test_a_text_in_words_that_the_policy_lacks_is_said():
+    renderer = Renderer(build_tokenizer(), PromptTemplate(style="plain", text="{problem}"))
+    assert renderer.prompt("3+4?")
+    with pytest.raises(DataError, match=r"cannot encode .*'What is 3\+4\?'; expected words that the policy knows"):
+        renderer.prompt("What is 3+4?")
