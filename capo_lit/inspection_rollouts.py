@@ -47,6 +47,8 @@ class Rollouts:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> Record:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"rollout {index} of {len(self)}; filters may have left none")
         return self._record(self.rows[index])
 
     def __iter__(self) -> Iterator[Record]:

@@ -205,6 +205,12 @@ def test_a_replay_of_some_is_of_their_groups_alone(runs: Rollouts) -> None:
     assert "the groups of these rollouts" in some._repr_html_()
 
 
+def test_what_is_not_there_is_said(runs: Rollouts) -> None:
+    assert runs[-1].key == runs[len(runs) - 1].key
+    with pytest.raises(IndexError, match="rollout 0 of 0; filters may have left none"):
+        runs.where(text="nobody wrote this")[0]
+
+
 def test_a_disagreement_is_not_missed_by_rounding(runs: Rollouts) -> None:
     """1 - 0.8 in float32 is less than 0.2."""
     column = runs.whole.schema.get_field_index("agreement")
