@@ -98,11 +98,11 @@ def main(argv: Sequence[str]) -> int:
             "an installation without configs/", "a clone of the repository", str(CONFIGS), "pip install -e ."
         )
     started = time.monotonic()
-    regime, few = REGIMES[args.regime], few_steps(args.steps)
-    policy, judge, sft_seconds = _cold_starts(regime, root, args.seed, few)
+    regime = REGIMES[args.regime]
+    policy, judge, sft_seconds = _cold_starts(regime, root, args.seed, args.steps)
     if judge is not None:
         _show_judge(judge)
-    seconds = _train(regime, root, policy, judge, args.seed, few)
+    seconds = _train(regime, root, policy, judge, args.seed, args.steps)
     curves = {name: read_curves(_folder(root, name)) for name in seconds}
     first = next(iter(curves.values()))
     rows = [summarize(first, "start", sft_seconds, at=0)]
@@ -118,8 +118,9 @@ def _folder(root: Path, name: str) -> Path:
     return root / name.lower().replace(" ", "_")
 
 
-def _cold_starts(regime: Regime, root: Path, seed: int, few: Sequence[str]) -> tuple[Path, Path | None, float]:
+def _cold_starts(regime: Regime, root: Path, seed: int, steps: int | None) -> tuple[Path, Path | None, float]:
     """The policy, and beside it the judge if the regime has one; then the seconds that the policy took."""
+    few = few_steps(steps)
     if regime.genprm is None:
         policy, seconds = cold_start(regime, root, seed, few)
         return policy, None, seconds
@@ -127,7 +128,9 @@ def _cold_starts(regime: Regime, root: Path, seed: int, few: Sequence[str]) -> t
 
     folder = root / "judge"
     initial = write_initial_judge(folder / "initial", seed)
-    flags = [*few, "--model.optim.warmup_steps", "0"] if few else []  # a schedule does not end as it warms up
+    flags = few_steps(steps, "data.val.problems.size")
+    if flags:  # a schedule cannot end as it warms up
+        flags.append("--model.optim.warmup_steps=0")
     # A model this small takes one core: the judge gets another.
     with ThreadPoolExecutor(1) as beside:
         trained = beside.submit(fit, [JUDGE_SFT], folder / "sft", initial, seed, flags, root / "judge.log")
@@ -137,10 +140,10 @@ def _cold_starts(regime: Regime, root: Path, seed: int, few: Sequence[str]) -> t
 
 
 def _train(
-    regime: Regime, root: Path, policy: Path, judge: Path | None, seed: int, few: Sequence[str]
+    regime: Regime, root: Path, policy: Path, judge: Path | None, seed: int, steps: int | None
 ) -> dict[str, float]:
     """Run every arm; returns their wall times, seconds. With a judge the arms without it run beside that one."""
-    plain = {name: (_folder(root, name), config) for name, config in arms(regime).items()}
+    few, plain = few_steps(steps), {name: (_folder(root, name), config) for name, config in arms(regime).items()}
     if regime.genprm is None or judge is None:
         return {name: fit(config, folder, policy, seed, few) for name, (folder, config) in plain.items()}
     flags = ["--critique.judge.init_args.engine.init_args.model", str(judge), *few]

@@ -9,6 +9,7 @@ from capo_lit.errors import CapoError
 from capo_lit.fit_process import fit_process, last_error
 
 JUDGE_SFT = "pocket_judge_sft.yaml"
+FEW_PROBLEMS = 16  # of an evaluation that measures nothing, only runs
 
 
 class RunError(CapoError):
@@ -64,9 +65,16 @@ def fit(
     return seconds
 
 
-def few_steps(steps: int | None) -> list[str]:
-    """Arguments that end a run after so many steps, with an evaluation there; none for None."""
-    return [] if steps is None else ["--trainer.max_steps", str(steps), "--trainer.val_check_interval", str(steps)]
+def few_steps(steps: int | None, size: str = "data.val.size") -> list[str]:
+    """Arguments that end a run after so many steps, with a small evaluation there; none for None.
+
+    Args:
+        steps: of training.
+        size: the setting that says how many problems an evaluation has.
+    """
+    if steps is None:
+        return []
+    return [f"--trainer.max_steps={steps}", f"--trainer.val_check_interval={steps}", f"--{size}={FEW_PROBLEMS}"]
 
 
 def cold_start(regime: Regime, root: Path, seed: int, extra: Sequence[str] = ()) -> tuple[Path, float]:

@@ -1,4 +1,4 @@
-"""One vLLM engine over a tiny Llama for all tests that need one: engines are built once per process."""
+"""What several slow tests share: one vLLM engine over a tiny Llama, built once per process; a browser and its page."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,8 +9,11 @@ from transformers import LlamaForCausalLM
 
 from capo_lit.engines.base import as_completed
 from capo_lit.engines.vllm import VLLMEngine
+from tests.browser import Browser
 from tests.process_world import world
 from tests.tiny_llama import MAX_LEN, build, requests
+from tests.viewer_page import page_of
+from tests.viewer_world import small_run
 
 
 @pytest.fixture(scope="session")
@@ -49,3 +52,16 @@ def engine(running: VLLMEngine, model: LlamaForCausalLM) -> VLLMEngine:
     """The module's engine with the weights of the checkpoint, as version 0."""
     running.load_weights(model.named_parameters(), version=0)
     return running
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The page of a small run."""
+    return page_of(small_run(tmp_path_factory.mktemp("small")))
+
+
+@pytest.fixture
+def browser() -> Iterator[Browser]:
+    with Browser() as opened:
+        yield opened
+        assert opened.errors == []

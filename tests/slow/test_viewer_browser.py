@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,21 +12,9 @@ from PIL import Image
 
 from tests.browser import Browser
 from tests.viewer_page import chosen, count, page_of
-from tests.viewer_world import HOSTILE, hostile_run, long_run, small_run
+from tests.viewer_world import HOSTILE, hostile_run, long_run
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return page_of(small_run(tmp_path_factory.mktemp("small")))
-
-
-@pytest.fixture
-def browser() -> Iterator[Browser]:
-    with Browser() as opened:
-        yield opened
-        assert opened.errors == []
 
 
 def test_it_asks_for_nothing_but_itself(browser: Browser, small: str) -> None:

@@ -5,23 +5,10 @@ from collections.abc import Iterator
 import pytest
 
 from tests.browser import Browser
-from tests.viewer_page import chosen, count, page_of
-from tests.viewer_world import small_run
+from tests.viewer_page import chosen, count
 
 pytestmark = pytest.mark.slow
 MINUS = "\u2212"
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return page_of(small_run(tmp_path_factory.mktemp("small")))
-
-
-@pytest.fixture
-def browser() -> Iterator[Browser]:
-    with Browser() as opened:
-        yield opened
-        assert opened.errors == []
 
 
 # Each of three steps: right with a wrong step; wrong, its critiques split; unknown, both critiques abstained.
