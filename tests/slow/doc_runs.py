@@ -10,10 +10,13 @@ from tests.doc_blocks import REPO, Command, blocks, commands
 
 STEPS = {"trainer.max_steps": 2, "trainer.val_check_interval": 2}
 FEW_PROBLEMS = {f"data.init_args.{split}.init_args.size": 16 for split in ("val", "test")}
-SHORT_REPLIES = {
-    f"{name}.max_tokens": 24 for name in ("rollout.sampling", "rollout.eval_sampling", "critique.judge.sampling")
+LARGE_MODEL = {
+    "trainer.max_steps": 1,
+    "rollout.group_size": 2,
+    "rollout.sampling.max_tokens": 24,
+    "rollout.eval_sampling.max_tokens": 24,
+    "critique.judge.sampling.max_tokens": 24,
 }
-FEWER = {"seed": 1, "experiment": 2}  # values of what a sweep goes over
 # Not installed, and its own library would be what is tested.
 _LEFT_OUT = ("pip", "hydra/sweeper=optuna", "--help", "--serve", "make")
 
@@ -33,7 +36,7 @@ def runnable(page: Path) -> list[Command]:
     ]
 
 
-def shorter(words: tuple[str, ...]) -> list[str]:
+def shorter(words: tuple[str, ...], systems: int = 1) -> list[str]:
     """A command that trains or evaluates with less to do, a sweep with less to go over; others as they are."""
     settings: dict[str, int] = {}
     if words[0] == "capo-sweep" or words[1] == "fit":
@@ -41,24 +44,26 @@ def shorter(words: tuple[str, ...]) -> list[str]:
     if "configs/quickstart.yaml" in words or any(word.startswith("experiment=") for word in words):
         settings |= FEW_PROBLEMS
     if "configs/gsm8k_smollm2.yaml" in words:
-        settings |= SHORT_REPLIES
+        settings |= LARGE_MODEL
     if words[0] == "capo-sweep":
-        return [*map(_fewer, words), *(f"{key}={value}" for key, value in settings.items())]
+        return [*(_fewer(word, systems) for word in words), *(f"{key}={value}" for key, value in settings.items())]
     return [*words, *(word for key, value in settings.items() for word in (f"--{key}", str(value)))]
 
 
-def _fewer(word: str) -> str:
+def _fewer(word: str, systems: int) -> str:
     key, _, values = word.partition("=")
-    return f"{key}={','.join(values.split(',')[: FEWER[key]])}" if key in FEWER else word
+    counts = {"seed": 1, "experiment": systems}
+    return f"{key}={','.join(values.split(',')[: counts[key]])}" if key in counts else word
 
 
-def run_page(page: Path, folder: Path, names: Mapping[str, str] | None = None) -> int:
+def run_page(page: Path, folder: Path, names: Mapping[str, str] | None = None, systems: int = 1) -> int:
     """Write the files that a page shows into a folder, and run its commands there, in order.
 
     Args:
         page: of the documents.
         folder: from `clone_like`.
         names: words of the page -> what stands for them here.
+        systems: how many of the experiments that a sweep of the page names.
 
     Returns:
         How many commands ran.
@@ -68,7 +73,7 @@ def run_page(page: Path, folder: Path, names: Mapping[str, str] | None = None) -
             (folder / block.title).write_text(block.text)
     found = runnable(page)
     for command in found:
-        run([(names or {}).get(word, word) for word in shorter(command.words)], folder)
+        run([(names or {}).get(word, word) for word in shorter(command.words, systems)], folder)
     return len(found)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.doc_blocks import REPO, commands
-from tests.slow.doc_runs import clone_like, run, run_page, runnable, shorter
+from tests.slow.doc_runs import clone_like, run, run_page, runnable
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -20,11 +20,11 @@ PAGES = [
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With a policy where the configs look for one, and two runs."""
+    """With a policy where the configs look for one, and the two runs that the notebooks read."""
     folder = clone_like(tmp_path_factory.mktemp("docs"))
     run(["capo", "prepare", "arithmetic", "--output", "runs/quickstart/sft/policy"], folder)
-    for name in ("capo_majority", "grpo_rule"):
-        run(shorter(("capo", "fit", f"experiment={name}")), folder)
+    for run_name, shipped in (("capo_majority", "capo"), ("grpo_rule", "grpo")):
+        shutil.copytree(REPO / "notebooks" / "data" / shipped, folder / "runs" / run_name)
     rows = folder / "data" / "gsm8k" / "test.jsonl"
     rows.parent.mkdir(parents=True)
     question = {"question": "Tom has 3 apples and buys 4. How many has he?", "answer": "3 + 4 = 7\n#### 7"}
@@ -34,14 +34,14 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def names(clone: Path) -> dict[str, str]:
-    """FOLDER is what this prints; the runs here have two steps alone."""
-    return {"FOLDER": run(["capo", "prepare", "smollm2"], clone).splitlines()[-1], "60:80": "0:1"}
+    """FOLDER is what this prints; the runs here have 40 steps."""
+    return {"FOLDER": run(["capo", "prepare", "smollm2"], clone).splitlines()[-1], "60:80": "20:39"}
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if runnable(page)], ids=lambda page: page.stem)
 def test_the_commands_of_a_page_run(page: Path, clone: Path, names: dict[str, str], tmp_path: Path) -> None:
     folder = shutil.copytree(clone, tmp_path / "clone", symlinks=True)
-    if page.stem == "paper-configs":  # trains anew what the other pages look at
+    if page.stem == "paper-configs":  # trains what the other pages look at
         shutil.rmtree(folder / "runs" / "capo_majority")
     assert run_page(page, folder, names)
 
