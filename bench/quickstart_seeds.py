@@ -13,7 +13,7 @@ from pathlib import Path
 
 from capo_lit.curves import read_curves
 from capo_lit.data.arithmetic_model import write_initial_model
-from capo_lit.quickstart_runs import REGIMES, arms, cold_start, fit
+from capo_lit.quickstart_runs import REGIMES, arm_name, arms, cold_start, fit
 
 METRICS = {"val/avg_at_k": "avg@8", "val/greedy_accuracy": "greedy", "val/step_error_frac": "step error"}
 
@@ -27,14 +27,14 @@ def start(root: Path, regime: str, seed: int) -> Path:
 
 def run_arm(root: Path, policy: Path, name: str, config: list[str], seed: int) -> None:
     """One RL run; skipped if it is finished."""
-    folder = root / policy.parents[1].name / f"{name.lower().replace(' ', '_')}-seed{seed}"
+    folder = root / policy.parents[1].name / f"{arm_name(name)}-seed{seed}"
     if not (folder / "policy").exists():
         fit(config, folder, policy, seed, ["--ckpt_path", "last"])
 
 
 def curve(root: Path, sft: int, name: str, rl: int, metric: str) -> dict[int, float]:
     """One metric of one run by step."""
-    return read_curves(root / f"sft{sft}" / f"{name.lower().replace(' ', '_')}-seed{rl}")[metric]
+    return read_curves(root / f"sft{sft}" / f"{arm_name(name)}-seed{rl}")[metric]
 
 
 def main() -> None:

@@ -45,6 +45,7 @@ def _points(file: Path) -> Iterator[tuple[int, str, float]]:
     with file.open(newline="") as lines:
         # A run that was killed may leave half a line at the end, whose last number is cut.
         for row in csv.DictReader(line for line in lines if line.endswith("\n")):
+            step = int(row["step"])
             for name, value in row.items():
                 if name not in ("step", "epoch") and value:
-                    yield int(row["step"]), name, float(value)
+                    yield step, name, float(value)

@@ -164,6 +164,7 @@ class Rollouts:
         table, rows = self.table, list(self.rows)
         columns = {name: table[name] for name in ("run", "step", "rank", "row", "group", "sample", "uid", "problem")}
         judged = pc.is_valid(table["step_error"]).to_pylist()
+        disagreement = self._disagreement[rows]
         wrong = [len(self._flagged[row]) if valid else None for row, valid in zip(rows, judged, strict=True)]
         return pa.table(
             {
@@ -171,7 +172,7 @@ class Rollouts:
                 "outcome": [outcome_word(value) for value in table["outcome"].to_pylist()],
                 "steps": pc.list_value_length(table["step_error"]),
                 "wrong_steps": pa.array(wrong, pa.int32()),
-                "disagreement": pc.round(pc.subtract(pa.scalar(1.0, pa.float32()), table["agreement"]), DIGITS),
+                "disagreement": pa.array(disagreement, pa.float32(), mask=disagreement < 0),
                 "peak_advantage": self._peak[rows],
                 "tokens": pc.list_value_length(table["response_ids"]),
                 "critiques": pc.list_value_length(table["critiques"]),

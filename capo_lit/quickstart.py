@@ -15,7 +15,7 @@ from capo_lit.curves import Curve, read_curves
 from capo_lit.errors import ConfigError
 from capo_lit.genprm.step_scores import StepScores
 from capo_lit.pocket_judge import measure_judge
-from capo_lit.quickstart_runs import JUDGE_SFT, REGIMES, Regime, arms, cold_start, few_steps, fit
+from capo_lit.quickstart_runs import JUDGE_SFT, REGIMES, Regime, arm_name, arms, cold_start, few_steps, fit
 
 JUDGED = "CAPO judge"
 # How the judge is measured: as configs/quickstart_genprm.yaml uses it.
@@ -63,12 +63,8 @@ def summarize(curves: dict[str, Curve], name: str, seconds: float, at: int | Non
     return Row(name, *(curve[step] for curve in values), seconds, tokens)
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run `capo quickstart`.
-
-    Returns:
-        The exit status.
-    """
+def _arguments(argv: Sequence[str]) -> argparse.Namespace:
+    """The command line, checked; `root` is always set."""
     parser = argparse.ArgumentParser(
         prog="capo quickstart",
         description="Train a small Llama on the built-in arithmetic: SFT, then CAPO and GRPO from that checkpoint with "
@@ -88,17 +84,27 @@ def main(argv: Sequence[str]) -> int:
         "as many as configs/ says)",
     )
     args = parser.parse_args(argv)
-    root = args.root or Path("runs") / time.strftime(f"quickstart-{args.regime}-%Y%m%d-%H%M%S")
+    args.root = args.root or Path("runs") / time.strftime(f"quickstart-{args.regime}-%Y%m%d-%H%M%S")
     if args.steps is not None and args.steps < 1:
         raise ConfigError(args.steps, "at least 1", change="--steps")
-    if root.exists():
-        raise ConfigError(f"{root}, which exists", "a new directory", change="--root")
+    if args.root.exists():
+        raise ConfigError(f"{args.root}, which exists", "a new directory", change="--root")
+    return args
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run `capo quickstart`.
+
+    Returns:
+        The exit status.
+    """
+    args = _arguments(argv)
     if not CONFIGS.is_dir():
         raise ConfigError(
             "an installation without configs/", "a clone of the repository", str(CONFIGS), "pip install -e ."
         )
+    regime, root = REGIMES[args.regime], args.root
     started = time.monotonic()
-    regime = REGIMES[args.regime]
     policy, judge, sft_seconds = _cold_starts(regime, root, args.seed, args.steps)
     if judge is not None:
         _show_judge(judge)
@@ -115,7 +121,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _folder(root: Path, name: str) -> Path:
-    return root / name.lower().replace(" ", "_")
+    return root / arm_name(name)
 
 
 def _cold_starts(regime: Regime, root: Path, seed: int, steps: int | None) -> tuple[Path, Path | None, float]:

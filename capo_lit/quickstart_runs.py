@@ -90,6 +90,11 @@ def cold_start(regime: Regime, root: Path, seed: int, extra: Sequence[str] = ())
     return root / "sft" / "policy", seconds
 
 
+def arm_name(arm: str) -> str:
+    """An arm's name as part of a path."""
+    return arm.lower().replace(" ", "_")
+
+
 def arms(regime: Regime) -> dict[str, list[str]]:
     """The config files of the arms that need no judge to be trained."""
     return {"CAPO rule": [regime.rl], "GRPO": [regime.rl, "algorithm/grpo.yaml"]}

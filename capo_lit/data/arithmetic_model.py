@@ -92,11 +92,7 @@ def write_initial_model(
     if tokenizer is not None:
         settings["vocabulary"] = len(tokenizer)
     if not _holds(path, settings):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as parent:
-            folder = Path(parent) / "model"
-            _save(folder, settings, build_tokenizer() if tokenizer is None else tokenizer)
-            _publish(folder, path, settings)
+        _publish(path, settings, build_tokenizer() if tokenizer is None else tokenizer)
     return path
 
 
@@ -116,13 +112,17 @@ def _holds(path: Path, settings: dict[str, int | float]) -> bool:
     return True
 
 
-def _publish(folder: Path, path: Path, settings: dict[str, int | float]) -> None:
-    """Move a finished folder to its place; another process may have been first with the same model."""
-    try:
-        folder.rename(path)
-    except OSError:
-        if not _holds(path, settings):
-            raise
+def _publish(path: Path, settings: dict[str, int | float], tokenizer: "PreTrainedTokenizerFast") -> None:
+    """Make a folder and move it to its place; another process may have been first with the same model."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as parent:
+        folder = Path(parent) / "model"
+        _save(folder, settings, tokenizer)
+        try:
+            folder.rename(path)
+        except OSError:
+            if not _holds(path, settings):
+                raise
 
 
 def _save(folder: Path, settings: dict[str, int | float], tokenizer: "PreTrainedTokenizerFast") -> None:

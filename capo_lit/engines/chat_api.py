@@ -73,14 +73,7 @@ def read_reply(content: bytes, request_id: str, since: float) -> tuple[Completio
     Raises:
         AttemptError: if the body is empty or is no finished chat completion.
     """
-    if not content.strip():
-        raise AttemptError("empty", "an empty body")
-    try:
-        reply = json.loads(content)
-        choice = reply["choices"][0]
-        reason, text = choice.get("finish_reason"), choice["message"].get("content")
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise AttemptError("unreadable", f"a body that is no chat completion: {_quote(content)}") from error
+    reply, reason, text = _parts(content)
     if reason in _REFUSED:
         raise AttemptError("refused", f"finish_reason {reason!r}", final=True)
     # A model whose whole reply was hidden reasoning has no content.
@@ -103,6 +96,18 @@ def read_reply(content: bytes, request_id: str, since: float) -> tuple[Completio
     )
     details = usage.get("prompt_tokens_details") if isinstance(usage, dict) else None
     return completion, _count(details, "cached_tokens") or 0
+
+
+def _parts(content: bytes) -> tuple[dict[str, Any], Any, Any]:
+    """The whole reply, why its first choice ended, and that one's text; none of them checked."""
+    if not content.strip():
+        raise AttemptError("empty", "an empty body")
+    try:
+        reply = json.loads(content)
+        choice = reply["choices"][0]
+        return reply, choice.get("finish_reason"), choice["message"].get("content")
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise AttemptError("unreadable", f"a body that is no chat completion: {_quote(content)}") from error
 
 
 def status_error(status: int, headers: Mapping[str, str], content: bytes) -> AttemptError:

@@ -69,11 +69,7 @@ def render_messages(
     if not isinstance(template, Template):
         template = load_template(template, reference is not None)
     base = template.index_base if index_base is None else index_base
-    if base not in (0, 1):
-        raise ConfigError(f"index_base {base}", "0 or 1", "render_messages", "index_base")
-    if template.reference != (reference is not None):
-        got = "a reference" if reference is not None else "no reference"
-        raise ConfigError(got, "one exactly if the template has {reference}", template.where, "reference")
+    _check(template, reference, base)
     example = _tags("N", nonce)
     values = {
         "problem": neutralise(problem).strip(),
@@ -84,6 +80,14 @@ def render_messages(
         "example_close": example[1],
     }
     return [{"role": "user", "content": template.fill(values)}]
+
+
+def _check(template: Template, reference: str | None, base: int) -> None:
+    if base not in (0, 1):
+        raise ConfigError(f"index_base {base}", "0 or 1", "render_messages", "index_base")
+    if template.reference != (reference is not None):
+        got = "a reference" if reference is not None else "no reference"
+        raise ConfigError(got, "one exactly if the template has {reference}", template.where, "reference")
 
 
 def _block(step: str, tags: tuple[str, str]) -> str:

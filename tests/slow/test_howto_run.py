@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.doc_blocks import REPO, commands
+from tests.shipped_runs import DATA
 from tests.slow.doc_runs import clone_like, run, run_page, runnable
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -24,7 +25,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = clone_like(tmp_path_factory.mktemp("docs"))
     run(["capo", "prepare", "arithmetic", "--output", "runs/quickstart/sft/policy"], folder)
     for run_name, shipped in (("capo_majority", "capo"), ("grpo_rule", "grpo")):
-        shutil.copytree(REPO / "notebooks" / "data" / shipped, folder / "runs" / run_name)
+        shutil.copytree(DATA / shipped, folder / "runs" / run_name)
     rows = folder / "data" / "gsm8k" / "test.jsonl"
     rows.parent.mkdir(parents=True)
     question = {"question": "Tom has 3 apples and buys 4. How many has he?", "answer": "3 + 4 = 7\n#### 7"}

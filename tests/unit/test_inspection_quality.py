@@ -8,7 +8,7 @@ import pytest
 from capo_lit.curves import read_curves
 from capo_lit.errors import DataError
 from capo_lit.genprm.step_scores import step_scores
-from capo_lit.inspection import Labelled, arithmetic_truth, labelled_critiques, load, vote_quality
+from capo_lit.inspection import Labelled, Rollouts, arithmetic_truth, labelled_critiques, load, vote_quality
 from capo_lit.inspection_plots import (
     lucky_share,
     plot_curves,
@@ -21,8 +21,7 @@ from capo_lit.inspection_plots import (
     right_share,
     wrong_step_share,
 )
-
-DATA = Path(__file__).parents[2] / "notebooks" / "data"
+from tests.shipped_runs import DATA
 
 
 def row_of(table, vote: str, k: int) -> dict:
@@ -109,8 +108,7 @@ def test_the_shares_of_a_figure_by_a_loop() -> None:
     assert lucky_share(list(load(DATA / "grpo").where(step=0))) is None, "nobody judged"
 
 
-def test_every_figure_has_labelled_axes_and_lines() -> None:
-    runs = load(DATA / "capo", DATA / "grpo")
+def test_every_figure_has_labelled_axes_and_lines(runs: Rollouts) -> None:
     capo = runs.where(run="capo")
     curves = {name: read_curves(DATA / name) for name in runs.runs}
     figures = {

@@ -87,7 +87,11 @@ def test_the_gradients_do_not_depend_on_microbatches(folder, aggregation, clip):
 
     whole, split = gradients(10**6), gradients(8)
     for name, gradient in whole.items():
-        torch.testing.assert_close(gradient, split[name], atol=2e-6, rtol=1e-4, msg=name)
+        # What rounding leaves of a sum is measured by its largest term, and differs between processors.
+        rounding = 1e-5 * gradient.abs().max().item()
+        torch.testing.assert_close(
+            gradient, split[name], atol=rounding, rtol=1e-4, msg=lambda m, name=name: f"{name}: {m}"
+        )
 
 
 def test_a_rollout_of_unknown_outcome_leaves_the_loss(folder):

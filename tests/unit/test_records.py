@@ -156,10 +156,11 @@ def test_file_names_sort_by_step_and_rank(tmp_path: Path) -> None:
     assert [(file.step, file.rank) for file in record_files(tmp_path)] == [(3, 0), (3, 1), (20, 0), (100_000_000, 0)]
 
 
-def test_directories_and_columns_are_read_in_order(tmp_path: Path) -> None:
+def test_directories_and_columns_are_read_in_order_without_what_lies_deeper(tmp_path: Path) -> None:
     for run, steps in (("b", (2, 10)), ("a", (1,))):
         for step in steps:
             write_atomic(batch_table(make_batch(step), run), tmp_path / run / file_name(step))
+    write_atomic(batch_table(make_batch(10), "old"), tmp_path / "b" / "superseded-0" / file_name(10))
     table = read_records([tmp_path / "b", tmp_path / "a" / file_name(1)], columns=["step", "run", "row"])
     assert table.column_names == ["step", "run", "row"]
     assert table.to_pydict() == {
