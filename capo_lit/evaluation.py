@@ -12,7 +12,8 @@ from capo_lit.batch import Rollout, StepBatch
 from capo_lit.facts import CritiquedRollout
 from capo_lit.metrics_at_k import AvgAtK, MajAtK, PassAtK
 from capo_lit.metrics_interval import MeanInterval
-from capo_lit.verify_answer import answer_key, final_answer
+from capo_lit.verify_answer import final_answer
+from capo_lit.verify_exact import answer_key
 
 _MEANS = ("step_error_frac", "first_error_step", "judge_agreement", "format_rate", "length_mean", "unknown_frac")
 
@@ -38,7 +39,7 @@ class Evaluation(nn.Module):
         """
         rollouts = batch.require_rollouts()
         sampled = [rollout for rollout in rollouts if not rollout.greedy]
-        answers = {r.row: final_answer(r.completion.text, bare=False) for r in sampled}
+        answers = {r.row: final_answer(r.completion.text) for r in sampled}
         by_group: dict[int, list[Rollout]] = defaultdict(list)
         for rollout in sampled:
             by_group[rollout.group].append(rollout)
@@ -47,7 +48,7 @@ class Evaluation(nn.Module):
             outcomes = torch.tensor(rows, dtype=torch.float32)
             for metric in self.at_k.values():
                 metric.update(outcomes.to(metric.device))
-            keys = {row: answer and answer_key(answer.text) for row, answer in answers.items()}
+            keys = {row: answer and answer_key(answer) for row, answer in answers.items()}
             self.majority.update(
                 [[keys[r.row] for r in group] for group in by_group.values()],
                 [[r.outcome for r in group] for group in by_group.values()],

@@ -12,17 +12,18 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from capo_lit.errors import ConfigError, VerifierError
-from capo_lit.verify_answer import Answer, compare_exact, final_answer, gold_answer, is_oversized
+from capo_lit.verify_answer import final_answer, gold_answer, is_oversized
+from capo_lit.verify_checks import comparable
+from capo_lit.verify_exact import compare_exact
+from capo_lit.verify_normal import Form, normalise
 from capo_lit.verify_worker import WorkerContext, judge, start_worker
 
 if TYPE_CHECKING:
     from pebble import ProcessPool
 
 Outcome = float | None
-Key = tuple[str, Answer]
+Key = tuple[Form, Form]
 
-TAIL_CHARS = 20_000
-"""A response's answer is looked for in this many of its last characters."""
 _STALL_S = 60
 """A pool that settles nothing for this long beyond one deadline is stuck; starting workers takes a few seconds."""
 _WATCH_S = 0.5
@@ -34,8 +35,9 @@ _REMEMBERED = 10_000
 class Verifier:
     """Compares the final answer of a response with the gold answer.
 
-    What counts as the answer is said at `final_answer`; a response without one is wrong. Equal texts and plain
-    numbers are compared exactly in this process. Everything else goes to math-verify in worker processes, each with
+    What counts as the answer is said at `final_answer`; a response without one is wrong. Both answers are brought to
+    one spelling (`normalise`); equal texts and rational numbers are compared exactly in this process. What no
+    comparison can read is wrong. Everything else goes to math-verify in worker processes, each with
     a memory limit; an answer that outlives its deadline is unknown, its worker is killed and replaced, and no other
     answer is touched. The same gold and answer are judged once. A batch with h different hostile answers takes at
     most about h / workers * (timeout_s + 2) seconds.
@@ -44,23 +46,22 @@ class Verifier:
         timeout_s: deadline of one answer, seconds; counts from when a worker takes it up.
         workers: worker processes; they start when the first answer needs them.
         memory_mb: memory one answer may take beyond the worker's own, MiB.
-        bare: whether a response that is nothing but a short answer counts; if not, an answer needs its box or marker.
 
     Raises:
         ConfigError: if a number is not positive.
         VerifierError: if math-verify is not installed.
     """
 
-    def __init__(self, timeout_s: float = 5.0, workers: int = 2, memory_mb: int = 1024, bare: bool = True) -> None:
+    def __init__(self, timeout_s: float = 5.0, workers: int = 2, memory_mb: int = 1024) -> None:
         for name, value in (("timeout_s", timeout_s), ("workers", workers), ("memory_mb", memory_mb)):
             if not (math.isfinite(value) and value > 0):
                 raise ConfigError(f"{name} {value}", "a finite number > 0", "Verifier", f"verifier.{name}")
         if importlib.util.find_spec("math_verify") is None:
             raise VerifierError("no module math_verify", "it to be installed", change="pip install capo_lit")
-        self.timeout_s, self.workers, self.memory_mb, self.bare = timeout_s, workers, memory_mb, bare
+        self.timeout_s, self.workers, self.memory_mb = timeout_s, workers, memory_mb
         self.counters: Counter[str] = Counter()
-        """Answers so far by how they ended: exact, math, no_answer, oversized; and the unknown ones: timeout,
-        memory, crash, lost."""
+        """Answers so far by how they ended: exact, math, no_answer, oversized, unreadable; and the unknown ones:
+        timeout, memory, crash, lost."""
         self._lock = threading.RLock()
         self._pool: ProcessPool | None = None
         self._progress = time.monotonic()
@@ -93,15 +94,18 @@ class Verifier:
         out: Future[Outcome] = Future()
         out.set_running_or_notify_cancel()
         gold = gold_answer(gold)
-        answer = final_answer(response[-TAIL_CHARS:], self.bare)
+        answer = final_answer(response)
         if answer is None:
             return self._settle(out, 0.0, "no_answer")
-        equal = compare_exact(gold, answer.text)
+        if is_oversized(answer) or is_oversized(gold):
+            return self._settle(out, float(answer.strip() == gold), "oversized")
+        equal = compare_exact(gold, answer)
         if equal is not None:
             return self._settle(out, float(equal), "exact")
-        if is_oversized(answer.text) or is_oversized(gold):
-            return self._settle(out, 0.0, "oversized")
-        self._ask((gold, answer), out, 1)
+        key = normalise(gold), normalise(answer)
+        if not comparable(key[0].text, key[1].text):
+            return self._settle(out, 0.0, "unreadable")
+        self._ask(key, out, 1)
         return out
 
     def close(self) -> None:

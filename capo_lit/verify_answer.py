@@ -1,75 +1,94 @@
-"""What counts as the answer of a response, and the cheap exact comparison; nothing is ever evaluated.
+"""What counts as the answer of a response; nothing is evaluated, and the time is linear in the text.
 
 The part of the verifier that imports nothing heavy, so that its worker processes start fast.
 """
 
 import re
-from fractions import Fraction
-from typing import NamedTuple
 
+from capo_lit.verify_normal import closing
+from capo_lit.verify_prose import MARKER, says_only_answer, stated_after, stated_value
+
+TAIL_CHARS = 20_000
+"""A response's answer is looked for in this many of its last characters."""
 ANSWER_CHARS = 1000
 """A longer answer is no final answer: it is wrong without being parsed."""
 NESTING = 50
 """Deeper brackets than this are no final answer either."""
 BARE_CHARS = 200
-"""The longest response that can be a bare answer, and the longest answer in a sentence."""
+"""The longest response that can be a bare answer."""
+_MARKERS_READ = 50
 
-
-class Answer(NamedTuple):
-    """The final answer of a response.
-
-    Attributes:
-        text: the answer, without its box or marker.
-        prose: whether it stood in a sentence ("the answer is 42 apples") and not in a box.
-    """
-
-    text: str
-    prose: bool
-
-
-_HASHES = re.compile(r"^[ \t]*####[ \t]*(\S[^\n]*)$", re.MULTILINE)
-_SENTENCE = re.compile(rf"\banswer(?:[ \t]+is[ \t]*:?|[ \t]*:)[ \t]*(\S[^\n]{{0,{BARE_CHARS}}})", re.IGNORECASE)
-_SENTENCE_END = re.compile(r"[.!?](?=\s|$)")
-_INLINE = re.compile(r"\$([^$]+)\$")
+_THINKING = re.compile(r"<(/?)think(?:ing)?>", re.IGNORECASE)
+_ANSWER_TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
+_BOX = re.compile(r"\\(?:f|frame)?box(?:ed)?(?![A-Za-z])")
+_HASHES = re.compile(r"^[ \t]*+####[ \t]*+(\S[^\n]*)$", re.MULTILINE)
+_HEADING = re.compile(
+    r"(?:step|part|case|problem|question|section|example|solution|method|note)(?![A-Za-z])", re.IGNORECASE
+)
+_TOKEN = re.compile(r"[+-]?[0-9][0-9.,]*(?:/[0-9]+)?|[+-]?\\[A-Za-z]+|[A-Za-z](?![A-Za-z])|\([^()\n]{1,200}\)")
 _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}")
+_TEXT = re.compile(r"\\(?:text|mathrm|mbox|textbf|mathbf)\{([^{}]*)\}")
 
 
-def final_answer(response: str, bare: bool = True) -> Answer | None:
-    """The answer that a response gives: the last marked one.
+def final_answer(response: str) -> str | None:
+    r"""The answer that a response gives: the last marked one, of its last TAIL_CHARS characters.
 
-    In this order: the content of the last `\\boxed{...}`; the rest of the last line that starts with `####`; what
-    follows the last "answer is" or "answer:"; with `bare`, the whole response if it is one short line without words.
-    A last box that is empty or never closed is no answer, whatever stands before it.
+    Reasoning inside `<think>` is not looked at, and with it still open there is no answer. Then, in this order: the
+    content of the last `<answer>` (with the box or the sentence in it); the last `\boxed{...}` or `\fbox{...}` that
+    is not empty; the rest of the last line that starts with `####`; the value stated after the last "answer is",
+    "Answer:" or the like, as `stated_after` reads it; the whole response if it is one short line without words. A
+    last box that never closes is no answer, whatever stands before it.
 
     Args:
         response: the policy's text.
-        bare: whether a response that is nothing but an answer counts.
 
     Returns:
-        The answer, or None if there is none.
+        The answer without its box or marker, or None if there is none.
     """
-    if "\\boxed" in response:
-        content = last_box(response)
-        return Answer(content, prose=False) if content else None
-    if lines := _HASHES.findall(response):
-        return _in_prose(lines[-1])
-    if sentences := _SENTENCE.findall(response):
-        return _in_prose(_SENTENCE_END.split(sentences[-1], maxsplit=1)[0])
-    text = response.strip()
-    if bare and text and len(text) <= BARE_CHARS and "\n" not in text and not _WORD.search(_unwrap(text)):
-        return Answer(text, prose=False)
-    return None
+    said = _spoken(response[-TAIL_CHARS:])
+    if said is None:
+        return None
+    tagged = _tagged(said)
+    if tagged is not None:
+        return _boxed(tagged) or stated_value(tagged) or _short(tagged)
+    if _BOX.search(said):
+        return _boxed(said)
+    if (line := _after_hashes(said)) is not None:
+        return line
+    if (value := _marked(said)) is not None:
+        return value
+    text = said.strip()
+    return text if _is_bare(text) else None
 
 
 def last_box(text: str) -> str | None:
-    """Content of the last `\\boxed{...}`; None if there is no box, or the last one never closes."""
-    start = text.rfind("\\boxed")
-    return _braced(text, start + len("\\boxed")) if start >= 0 else None
+    r"""Content of the last box with content; None if there is no box, or the last one never closes.
+
+    A box without braces holds the number, letter, command or bracket after it: `\boxed 72`, `\boxed\frac{1}{2}`.
+    """
+    for content in reversed(all_boxes(text)):
+        if content is None or content:
+            return content
+    return None
+
+
+def all_boxes(text: str) -> list[str | None]:
+    """Content of every outermost box, in order; None for one that never closes."""
+    contents: list[str | None] = []
+    end = 0
+    for found in _BOX.finditer(text):
+        if found.start() < end:
+            continue
+        content, end = _content(text, found.end())
+        contents.append(content)
+        if content is None:
+            break
+    return contents
 
 
 def gold_answer(gold: str) -> str:
     """The answer inside a gold text: its last box, or what follows its last `####`, or all of it."""
-    if "\\boxed" in gold:
+    if _BOX.search(gold):
         return last_box(gold) or ""
     lines = _HASHES.findall(gold)
     return str(lines[-1] if lines else gold).strip()
@@ -87,103 +106,96 @@ def is_oversized(text: str) -> bool:
     return False
 
 
-def compare_exact(gold: str, answer: str) -> bool | None:
-    """Compare two answers as text and as exact rational numbers.
-
-    Equal after removal of markup and blanks, or equal numbers ("025" and "25", "1,200" and "1200.0", "1/2" and
-    "0.5"): right. Two different plain decimal numbers: wrong. Everything else is left to the caller.
-
-    Returns:
-        True, False, or None if this comparison cannot tell.
-    """
-    left, right = _plain(gold), _plain(answer)
-    if not left or not right:
-        return False
-    if _tight(left) == _tight(right):
-        return True
-    if left.isalpha() and right.isalpha() and min(len(left), len(right)) > 1 and left.casefold() == right.casefold():
-        return True
-    a, b = _number(left), _number(right)
-    if a is not None and a == b:
-        return True
-    if _DECIMAL.fullmatch(left) and _DECIMAL.fullmatch(right):
-        return False
-    return None
+def _spoken(response: str) -> str | None:
+    """What follows the thinking; None if the thinking does not end."""
+    marks = list(_THINKING.finditer(response))
+    if not marks:
+        return response
+    return response[marks[-1].end() :] if marks[-1][1] else None
 
 
-def answer_key(answer: str) -> str:
-    """What an answer is counted under in a majority vote: one key for equal text and for equal rational numbers.
-
-    No algebra is done: two forms of one formula have two keys.
-    """
-    plain = _plain(answer)
-    number = _number(plain)
-    return _tight(plain).casefold() if number is None else str(number)
-
-
-def _braced(text: str, start: int) -> str | None:
-    """Content of the balanced braces that open at `start` (blanks before them allowed); None if they never close."""
-    while start < len(text) and text[start].isspace():
-        start += 1
-    if start >= len(text) or text[start] != "{":
-        return None
-    depth, index = 0, start
-    while index < len(text):
-        char = text[index]
-        if char == "\\":  # an escaped brace is no bracket
-            index += 2
+def _tagged(text: str) -> str | None:
+    """Content of the last `<answer>` that holds something; one that is still open must be the end of the text."""
+    tags = list(_ANSWER_TAG.finditer(text))
+    for place in range(len(tags) - 1, -1, -1):
+        if tags[place][1]:
             continue
-        depth += (char == "{") - (char == "}")
-        if depth == 0:
-            return text[start + 1 : index].strip()
-        index += 1
+        end = tags[place + 1].start() if place + 1 < len(tags) else len(text)
+        content = text[tags[place].end() : end].strip()
+        if content:
+            return content
     return None
 
 
-def _in_prose(text: str) -> Answer | None:
-    inline = _INLINE.search(text)
-    if inline:
-        return Answer(inline[1].strip(), prose=False)
-    text = text.strip().strip("*").strip()
-    return Answer(text, prose=bool(_WORD.search(_unwrap(text)))) if text else None
+def _boxed(text: str) -> str | None:
+    content = last_box(text)
+    # A box inside a box; what is too long for an answer is not searched, or nesting would make this quadratic.
+    while content and len(content) <= ANSWER_CHARS and (inner := last_box(content)):
+        content = inner
+    if content and MARKER.search(content):  # a sentence in the box
+        return _marked(content) or content
+    return content or None
 
 
-_MARKUP = re.compile(r"\\[()\[\]!,;:]|\\(?:left|right|displaystyle)(?![A-Za-z])|(?<!\\)\$")
-_TEXT = re.compile(r"\\(?:text|mathrm|mbox|textbf|mathbf)\{([^{}]*)\}")
-_LOOSE_BLANK = re.compile(r"(?<![0-9]) | (?![0-9])")
-_LETTER = re.compile(r"\(([A-Za-z])\)")
-_DECIMAL = re.compile(r"[+-]?(?:[0-9]{1,60}(?:\.[0-9]{0,60})?|\.[0-9]{1,60})")
-_GROUPED = re.compile(r"[+-]?[0-9]{1,3}(?:,[0-9]{3}){1,20}(?:\.[0-9]{0,60})?")
-_RATIO = re.compile(r"([+-]?)(?:\\frac\{([+-]?[0-9]{1,60})\}\{([0-9]{1,60})\}|([0-9]{1,60})/([0-9]{1,60}))")
+def _content(text: str, start: int) -> tuple[str | None, int]:
+    """Content of the box whose command ends at `start`, and where the box ends."""
+    length = len(text)
+    while start < length and text[start].isspace():
+        start += 1
+    if start < length and text[start] == "{":
+        end = closing(text, start)
+        return (None, length) if end is None else (text[start + 1 : end].strip(), end)
+    found = _TOKEN.match(text, start)
+    if found is None:
+        return "", start
+    end = found.end()
+    command = found[0].lstrip("+-").startswith("\\")
+    digits = 2 if found[0].endswith("frac") else 1 if found[0].endswith("sqrt") else 0
+    while command and end < length:  # its arguments
+        if text[end] == "{":
+            close = closing(text, end)
+            if close is None:
+                return None, length
+            end = close + 1
+        elif digits and text[end].isdigit():
+            end += 1
+        else:
+            break
+        digits -= 1
+    return text[start:end].rstrip(".,"), end
 
 
-def _unwrap(text: str) -> str:
-    return _TEXT.sub(r"\1", text)
-
-
-def _plain(text: str) -> str:
-    """Without markup that does not change the value; blanks collapsed to one space."""
-    text = text.replace("{,}", ",").replace("\\ ", " ").replace("~", " ").replace("\u2212", "-").replace("\\%", "%")
-    text = _unwrap(_MARKUP.sub("", text)).replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac")
-    text = " ".join(text.split()).removesuffix(".").removeprefix("\\$").strip()
-    letter = _LETTER.fullmatch(text)
-    return letter[1] if letter else text
-
-
-def _tight(text: str) -> str:
-    """Without the blanks that mean nothing; "1 2" stays apart from "12"."""
-    return _LOOSE_BLANK.sub("", text)
-
-
-def _number(text: str) -> Fraction | None:
-    if _GROUPED.fullmatch(text):
-        text = text.replace(",", "")
-    if _DECIMAL.fullmatch(text):
-        return Fraction(text.removesuffix("."))
-    ratio = _RATIO.fullmatch(text.replace(" ", ""))
-    if ratio is None:
+def _after_hashes(text: str) -> str | None:
+    """The answer on the last line that starts with ####, unless that line is a heading."""
+    lines = list(_HASHES.finditer(text))
+    if not lines:
         return None
-    top, bottom = int(ratio[2] or ratio[4]), int(ratio[3] or ratio[5])
-    if bottom == 0:
+    line = lines[-1][1].strip().strip("*").strip()
+    if MARKER.search(line) or _HEADING.match(line):  # "#### Answer: 72", or a heading over the answer
         return None
-    return Fraction(-top if ratio[1] == "-" else top, bottom)
+    is_last = not text[lines[-1].end() :].strip()
+    if not is_last and len(_WORD.findall(line)) > 1:
+        return None
+    return stated_value(line) or _short(line)
+
+
+def _marked(text: str) -> str | None:
+    """The value that the last marker with one states."""
+    retracted: set[str] = set()
+    for found in list(MARKER.finditer(text))[: -_MARKERS_READ - 1 : -1]:
+        statement = stated_after(text, found)
+        if statement.governs:
+            return statement.value if statement.value not in retracted else None
+        retracted |= statement.negated
+    return None
+
+
+def _short(text: str) -> str | None:
+    text = text.strip()
+    return text if text and len(text) <= BARE_CHARS and "\n" not in text else None
+
+
+def _is_bare(text: str) -> bool:
+    if not text or len(text) > BARE_CHARS or "\n" in text:
+        return False
+    return not _WORD.search(_TEXT.sub(r"\1", text)) or says_only_answer(text)

@@ -25,7 +25,7 @@ def verify_file(
 
     Args:
         path: one JSON object a line.
-        verifier: compares; whether a bare answer counts is its setting.
+        verifier: compares.
         gold_field: field of the gold answer.
         prediction_field: field of the response, or of its bare answer.
 
@@ -59,7 +59,7 @@ def main(argv: list[str]) -> int:
     """
     args = _parser().parse_args(argv)
     try:
-        with Verifier(args.timeout_s, args.workers, args.memory_mb, bare=not args.need_box) as verifier:
+        with Verifier(args.timeout_s, args.workers, args.memory_mb) as verifier:
             rows = _tracked(verify_file(args.file, verifier, args.gold_field, args.prediction_field), args.file)
             counts = _write(rows, args.output)
             causes = ", ".join(f"{name} {count}" for name, count in sorted(verifier.counters.items()))
@@ -81,14 +81,14 @@ def _parser() -> argparse.ArgumentParser:
         description="Compare predictions with gold answers. Writes every row with a field 'outcome' added: 1.0 right, "
         "0.0 wrong, null unknown (the comparison ran out of time or memory).",
         epilog="A prediction is a whole response or a bare answer. What counts as its answer: the last \\boxed{...}; "
-        "else the last line that starts with ####; else what follows 'answer is'; else, if it is one short line "
-        "without words, all of it. A response without an answer is wrong.",
+        "else the last line that starts with ####; else the value stated after 'answer is'; else, if it is one short "
+        "line without words, all of it. Thinking is left out. A response without an answer is wrong. "
+        "docs/reference/answers.md says how answers are read and compared.",
     )
     parser.add_argument("file", type=Path, metavar="FILE.jsonl", help="one object a line with a gold and a prediction")
     parser.add_argument("--output", type=Path, metavar="OUT.jsonl", help="write here, not to standard output")
     parser.add_argument("--gold_field", default="gold", help="field of the gold answer (default: gold)")
     parser.add_argument("--prediction_field", default="prediction", help="of the prediction (default: prediction)")
-    parser.add_argument("--need_box", action="store_true", help="a bare answer without box or marker is wrong")
     parser.add_argument("--timeout_s", type=float, default=5.0, help="deadline of one answer, seconds (default: 5)")
     parser.add_argument("--workers", type=int, default=2, help="worker processes (default: 2)")
     parser.add_argument("--memory_mb", type=int, default=1024, help="memory one answer may take, MiB (default: 1024)")

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from multiprocessing import context, spawn
 from typing import Any
 
-from capo_lit.verify_answer import Answer
+from capo_lit.verify_checks import agrees, same_complex
+from capo_lit.verify_normal import Form, normalise
 
 _MEGABYTE = 1 << 20
 _starting = threading.local()
@@ -64,11 +65,11 @@ def start_worker(memory_mb: int) -> None:
     quiet = os.open(os.devnull, os.O_WRONLY)
     os.dup2(quiet, 1)
     os.dup2(quiet, 2)
-    compare(r"\frac{1}{2}+x", Answer(r"x+\frac{2}{4}", prose=False))
+    compare(normalise(r"\frac{1}{2}+x"), normalise(r"x+\frac{2}{4}"))
     _limit_memory(memory_mb)
 
 
-def judge(gold: str, answer: Answer, backstop_s: int) -> bool:
+def judge(gold: Form, answer: Form, backstop_s: int) -> bool:
     """Compare under a backstop: the kernel ends this process after `backstop_s` even if its parent is gone.
 
     Args:
@@ -86,24 +87,58 @@ def judge(gold: str, answer: Answer, backstop_s: int) -> bool:
         signal.alarm(0)
 
 
-def compare(gold: str, answer: Answer) -> bool:
-    """Whether math-verify finds the two equal; a text that it cannot read equals nothing."""
-    from math_verify import parse, verify
-
-    # Its own timeouts are off (they use signal.alarm, and cannot end one big power): the pool's deadline counts.
-    parsed = []
-    for text in (_boxed(gold), answer.text if answer.prose else _boxed(answer.text)):
-        try:
-            parsed.append(parse(text, parsing_timeout=None, raise_on_error=True))
-        except MemoryError:
-            raise
-        except Exception:  # noqa: BLE001  (whatever its parsers raise on hostile text means: not readable)
-            return False
-    return bool(verify(*parsed, timeout_seconds=None, raise_on_error=True))
+def compare(gold: Form, answer: Form) -> bool:
+    """Whether math-verify finds the two equal; a text that it cannot read or compare equals nothing."""
+    left, right = gold.text, answer.text
+    if _equal(left, right):
+        return True
+    # Beside a number without one, a percent sign may mean hundredths.
+    if gold.unit == "%" and not answer.unit:
+        return _equal(rf"\frac{{{left}}}{{100}}", right)
+    if answer.unit == "%" and not gold.unit:
+        return _equal(left, rf"\frac{{{right}}}{{100}}")
+    return False
 
 
-def _boxed(text: str) -> str:
-    return "\\boxed{" + text.replace("\\$", "").replace("$", "") + "}"
+def _equal(gold: str, answer: str) -> bool:
+    from math_verify import verify
+
+    try:
+        left, right = _parse(gold), _parse(answer)
+        # Its own timeouts are off (they use signal.alarm, and cannot end one big power): the pool's deadline counts.
+        same = verify(left, right, allow_set_relation_comp=True, timeout_seconds=None, raise_on_error=True)
+        return bool(same and agrees(left, right)) or same_complex(left, right)
+    except MemoryError:
+        raise
+    except Exception:  # noqa: BLE001  (whatever parsers and sympy raise on hostile text means: not comparable)
+        return False
+
+
+def _parse(text: str) -> Any:
+    """The expression in a text; raises if math-verify cannot read all of it."""
+    from sympy import Intersection, Union
+
+    for word, join in ((" or ", Union), (" and ", Intersection)):
+        if word in text:  # x < 2 or x > 3
+            return join(*(_parse_one(part).as_set() for part in text.split(word)))
+    return _parse_one(text)
+
+
+def _parse_one(text: str) -> Any:
+    from latex2sympy2_extended.latex2sympy2 import NormalizationConfig
+    from math_verify import LatexExtractionConfig, parse
+
+    # The box alone, and no number inside it where the whole cannot be read. Units are ours to take off: math-verify
+    # would take the m of 2m for one.
+    spelling = NormalizationConfig(
+        basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="all", equations=False
+    )
+    config = [LatexExtractionConfig(False, 0, spelling)]
+    boxed = "\\boxed{" + text + "}"
+    found = parse(boxed, config, fallback_mode="no_fallback", parsing_timeout=None, raise_on_error=True)
+    if not found:
+        raise ValueError(f"unreadable: {text}")
+    return found[0]
 
 
 def _limit_memory(memory_mb: int) -> None:

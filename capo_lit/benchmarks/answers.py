@@ -6,7 +6,7 @@ from functools import cache
 from typing import Any
 
 from capo_lit.benchmarks.rows import LETTERS
-from capo_lit.verifier import TAIL_CHARS, Outcome, Verifier
+from capo_lit.verifier import Outcome, Verifier
 from capo_lit.verify_answer import final_answer
 
 _LETTER = re.compile(r"[\s(\[*$]*(?:\\(?:text|mathrm|textbf|mathbf)\{\s*\(?)?([A-Z])(?![A-Za-z])")
@@ -47,8 +47,8 @@ def chosen_letter(response: str, count: int) -> str | None:
     Returns:
         The letter, or None if its final answer does not begin with one of the first `count` letters.
     """
-    answer = final_answer(response[-TAIL_CHARS:])
-    found = _LETTER.match(answer.text) if answer else None
+    answer = final_answer(response)
+    found = _LETTER.match(answer) if answer else None
     return found[1] if found and found[1] in LETTERS[:count] else None
 
 

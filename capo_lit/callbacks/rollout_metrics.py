@@ -11,7 +11,7 @@ def rollout_metrics(rollouts: Sequence[Rollout], seconds: float) -> dict[str, fl
     """The rollout/ family and the outcome's mean."""
     lengths = [len(rollout.completion.ids) for rollout in rollouts]
     known = [rollout.outcome for rollout in rollouts if rollout.outcome is not None]
-    answers = [answer.text for r in rollouts if (answer := final_answer(r.completion.text, bare=False)) is not None]
+    answers = [answer for r in rollouts if (answer := final_answer(r.completion.text)) is not None]
     values = {
         "rollout/tokens": float(sum(lengths)),
         "rollout/length_mean": sum(lengths) / len(lengths),

@@ -16,7 +16,7 @@ from capo_lit.errors import BatchError
 from capo_lit.evaluation import Evaluation
 from capo_lit.metrics_at_k import MajAtK
 from capo_lit.metrics_interval import MeanInterval
-from capo_lit.verify_answer import answer_key
+from capo_lit.verify_exact import answer_key
 from tests.builders import make_completion, make_prompt
 
 
