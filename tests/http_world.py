@@ -6,9 +6,9 @@ from contextlib import contextmanager
 
 import pytest
 
-from capo_lit.engines import http
 from capo_lit.engines.base import Request, Sampling
 from capo_lit.engines.http import HTTPEngine
+from capo_lit.engines.http import engine as http_engine
 from tests.misbehaving_server import FAULTS
 
 CAUSES = dict(
@@ -30,7 +30,7 @@ def engines() -> Iterator[Make]:
         return made[-1]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(http, "_FIRST_PAUSE_S", 0.01)
+        patch.setattr(http_engine, "_FIRST_PAUSE_S", 0.01)
         patch.delenv("OPENAI_API_KEY", raising=False)
         yield build
         for engine in made:

@@ -8,7 +8,7 @@ from email.utils import format_datetime
 import pytest
 
 from capo_lit.engines.base import as_completed
-from capo_lit.engines.chat_api import status_error
+from capo_lit.engines.http.protocol import status_error
 from capo_lit.errors import EngineError
 from tests.http_world import CAUSES, FREE_PORT, Make, ask, engines, wait_for
 from tests.misbehaving_server import EVEN_30, FAULTS, MisbehavingServer

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from capo_lit.engines.base import Request
-from capo_lit.engines.chat_api import body_of
 from capo_lit.engines.hf import HFEngine
 from capo_lit.engines.http import HTTPEngine
+from capo_lit.engines.http.protocol import body_of
 from capo_lit.errors import ConfigError, EngineError
 from capo_lit.genprm.judge import GenPRM
 from capo_lit.genprm.outcome import GenORM

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capo_lit.engines.chat_api import AttemptError, read_reply
 from capo_lit.engines.http import HTTPEngine
+from capo_lit.engines.http.protocol import AttemptError, read_reply
 from capo_lit.errors import ConfigError
 from tests.http_world import FREE_PORT
 from tests.misbehaving_server import completion
@@ -15,11 +15,7 @@ from tests.misbehaving_server import completion
 
 @given(asked=st.none() | st.floats(0, 1e12), attempt=st.integers(1, 10**6))
 def test_no_pause_is_shorter_than_asked_or_longer_than_a_minute(asked: float | None, attempt: int) -> None:
-    class State:
-        attempt_number = attempt
-        outcome = type("Outcome", (), {"exception": lambda self: AttemptError("status 429", "", retry_after=asked)})()
-
-    pause = HTTPEngine("m", [FREE_PORT])._pause(State())
+    pause = HTTPEngine("m", [FREE_PORT])._pause(attempt, asked)
     assert min(asked or 0.0, 60.0) <= pause <= max(8.0, min(asked or 0.0, 60.0))
     assert pause > 0
 

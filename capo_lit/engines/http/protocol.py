@@ -1,22 +1,41 @@
 """The chat-completions protocol: what is sent, what counts as an answer, and which failures are worth another try."""
 
 import json
+import logging
 import math
+import re
 import time
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
+from functools import cache
 from time import perf_counter
-from typing import Any
+from typing import Any, Literal
 
-from capo_lit.batch import Completion, FinishReason
+from capo_lit.batch import Completion
 from capo_lit.engines.base import Request
 
-_FINISHED: dict[object, FinishReason] = {"stop": "stop", "length": "length"}
-# The server has decided; the same request would end the same way.
-_REFUSED = ("content_filter", "tool_calls", "function_call")
+log = logging.getLogger(__name__)
+
+_End = Literal["stop", "length", "refused", "broken"]
+# How servers say why a reply ended, in small letters alone. Any other word, or none, is "stop" if there is content.
+_ENDS: dict[str, _End] = {
+    **dict.fromkeys(("stop", "eos", "eostoken", "endturn", "stopsequence", "complete", "completed"), "stop"),
+    **dict.fromkeys(("length", "maxtokens", "maxnewtokens", "maxoutputtokens", "maxlength", "modellength"), "length"),
+    # The server has decided; the same request would end the same way.
+    **dict.fromkeys(("contentfilter", "contentfiltered", "safety", "refusal", "recitation"), "refused"),
+    **dict.fromkeys(("toolcalls", "tooluse", "functioncall"), "refused"),
+    **dict.fromkeys(("abort", "aborted", "cancelled", "canceled", "error", "timeout"), "broken"),
+}
 _TOO_SLOW, _TOO_MANY, _SERVER_FAULT = 408, 429, 500
 # As much of a server's words as an error message quotes, characters.
 _QUOTE = 300
+_ADVICE = {
+    "status 400": "sampling.max_tokens, extra, or the length of the prompts",
+    "status 401": "the key in the variable that api_key_env names",
+    "status 403": "the key in the variable that api_key_env names",
+    "status 404": "model, or base_urls (most end in /v1)",
+    "connection": "base_urls, or start the server",
+}
 
 
 class AttemptError(Exception):
@@ -27,11 +46,15 @@ class AttemptError(Exception):
         said: what happened, for people.
         final: another attempt would fail in the same way.
         retry_after: seconds that the server asks to wait, if it does.
+
+    Attributes:
+        change: which setting to look at if it was the last attempt.
     """
 
     def __init__(self, cause: str, said: str, final: bool = False, retry_after: float | None = None) -> None:
         super().__init__(said)
         self.cause, self.said, self.final, self.retry_after = cause, said, final, retry_after
+        self.change = _ADVICE.get(cause, "timeout_s or max_retries, or look at the server")
 
 
 def body_of(request: Request, extra: Mapping[str, Any]) -> dict[str, Any]:
@@ -73,12 +96,17 @@ def read_reply(content: bytes, request_id: str, since: float) -> tuple[Completio
     Raises:
         AttemptError: if the body is empty or is no finished chat completion.
     """
-    reply, reason, text = _parts(content)
-    if reason in _REFUSED:
-        raise AttemptError("refused", f"finish_reason {reason!r}", final=True)
-    # A model whose whole reply was hidden reasoning has no content.
-    if reason not in _FINISHED or not isinstance(text, str | None):
-        raise AttemptError("unreadable", f"finish_reason {reason!r} with content {_quote(repr(text).encode())}")
+    if not content.strip():
+        raise AttemptError("empty", "an empty body")
+    try:
+        reply = json.loads(content)
+        text, end, said = _read_choice(reply["choices"][0])
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise AttemptError("unreadable", f"a body that is no chat completion: {_quote(content)}") from error
+    if end == "refused":
+        raise AttemptError("refused", said, final=True)
+    if end == "broken":
+        raise AttemptError("unreadable", said)
     usage = reply.get("usage")
     completion = Completion(
         request_id=request_id,
@@ -86,9 +114,9 @@ def read_reply(content: bytes, request_id: str, since: float) -> tuple[Completio
         pieces=(),
         special=(),
         # JSON can spell half a surrogate pair, which no file could be written with later.
-        text=(text or "").encode("utf-8", "replace").decode(),
+        text=text.encode("utf-8", "replace").decode(),
         logprobs=None,
-        finish_reason=_FINISHED[reason],
+        finish_reason=end,
         prompt_tokens=_count(usage, "prompt_tokens") or 0,
         version=None,
         seconds=perf_counter() - since,
@@ -98,16 +126,43 @@ def read_reply(content: bytes, request_id: str, since: float) -> tuple[Completio
     return completion, _count(details, "cached_tokens") or 0
 
 
-def _parts(content: bytes) -> tuple[dict[str, Any], Any, Any]:
-    """The whole reply, why its first choice ended, and that one's text; none of them checked."""
-    if not content.strip():
-        raise AttemptError("empty", "an empty body")
-    try:
-        reply = json.loads(content)
-        choice = reply["choices"][0]
-        return reply, choice.get("finish_reason"), choice["message"].get("content")
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise AttemptError("unreadable", f"a body that is no chat completion: {_quote(content)}") from error
+def _read_choice(choice: dict[str, Any]) -> tuple[str, _End, str]:
+    """The text of a reply, how it ended, and both in words for an error.
+
+    Raises:
+        LookupError, TypeError, AttributeError: if it is none.
+    """
+    message, reason = choice["message"], choice.get("finish_reason")
+    text = _joined(message.get("content"))
+    # The word's letters alone: STOP, end_turn, endTurn, max-tokens, FINISH_REASON_STOP.
+    end = _ENDS.get(re.sub("[^a-z]", "", str(reason).lower()).removeprefix("finishreason"))
+    if end in (None, "stop") and not text.strip():
+        if message.get("refusal"):
+            return "", "refused", f"a refusal: {_quote(str(message['refusal']).encode())}"
+        # A parser of thoughts that finds no end of them takes the whole reply for one; it is all the model said.
+        # Where the reply was cut it is left alone: then it is a thought, whose boxes are no verdicts.
+        if thoughts := _joined(message.get("reasoning_content") or message.get("reasoning")):
+            _warn_once("content is empty, so reasoning is read in its place: look at the server's reasoning parser")
+            text = thoughts
+    return text, end or ("stop" if text.strip() else "broken"), f"finish_reason {reason!r} with {len(text)} characters"
+
+
+def _joined(content: object) -> str:
+    """The text of a message: a string, nothing, or parts, of which thoughts and the like are left out.
+
+    Raises:
+        LookupError, TypeError: if it is none of them.
+    """
+    if content is None or isinstance(content, str):
+        return content or ""
+    if not isinstance(content, list) or not all(isinstance(part, dict) for part in content):
+        raise TypeError(type(content).__name__)
+    return "".join(part["text"] for part in content if part.get("type", "text") in ("text", "output_text"))
+
+
+@cache
+def _warn_once(said: str) -> None:
+    log.warning("%s (said once)", said)
 
 
 def status_error(status: int, headers: Mapping[str, str], content: bytes) -> AttemptError:
@@ -121,18 +176,6 @@ def status_error(status: int, headers: Mapping[str, str], content: bytes) -> Att
     final = status < _SERVER_FAULT and status not in (_TOO_SLOW, _TOO_MANY)
     said = f"HTTP {status}" + (f" ({_quote(content)})" if content.strip() else "")
     return AttemptError(f"status {status}", said, final, _retry_after(headers.get("retry-after")))
-
-
-def advice(cause: str) -> str:
-    """Which setting to look at after a request has failed for good, by the cause of its last attempt."""
-    known = {
-        "status 400": "sampling.max_tokens, extra, or the length of the prompts",
-        "status 401": "the key in the variable that api_key_env names",
-        "status 403": "the key in the variable that api_key_env names",
-        "status 404": "model, or base_urls (most end in /v1)",
-        "connection": "base_urls, or start the server",
-    }
-    return known.get(cause, "timeout_s or max_retries, or look at the server")
 
 
 def _retry_after(value: str | None) -> float | None:

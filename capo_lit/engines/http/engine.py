@@ -1,4 +1,4 @@
-"""Any OpenAI-compatible chat-completions server as an engine: `vllm serve`, hosted APIs, or several of them."""
+"""The engine over HTTP: requests go out, wait for a slot, are tried again, and come back as completions."""
 
 import asyncio
 import logging
@@ -7,17 +7,15 @@ import random
 from collections import Counter
 from concurrent.futures import Future
 from dataclasses import dataclass
-from threading import Condition
+from threading import Event, Lock
 from time import perf_counter
 from typing import Any
 
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
-
 from capo_lit.batch import Completion
-from capo_lit.engines.balance import Balancer, Server, checked_url, is_loopback
 from capo_lit.engines.base import Engine, Request
-from capo_lit.engines.chat_api import AttemptError, advice, body_of, read_reply, status_error
-from capo_lit.engines.loop_thread import LoopThread
+from capo_lit.engines.http.loop import LoopThread
+from capo_lit.engines.http.protocol import AttemptError, body_of, read_reply, status_error
+from capo_lit.engines.http.servers import MOST_CONNECTIONS, Server, checked_url, connect, is_loopback, lend, proxy_of
 from capo_lit.errors import ConfigError, EngineError, check_settings
 
 log = logging.getLogger(__name__)
@@ -25,8 +23,6 @@ log = logging.getLogger(__name__)
 _FIRST_PAUSE_S, _LONGEST_BACKOFF_S = 0.5, 8.0
 # A server may ask for a longer pause by Retry-After, but not for more than this.
 _LONGEST_PAUSE_S = 60.0
-# openai's client opens no more connections than this.
-_MOST_CONNECTIONS = 1000
 # Sent where there is no key, since the client insists on one.
 _NO_KEY = "no-key-needed"
 
@@ -36,8 +32,13 @@ class _Session:
     """What lives from the first request to `close`."""
 
     thread: LoopThread
-    balancer: Balancer
+    servers: list[Server]
     slots: asyncio.Semaphore
+
+    async def close_clients(self) -> None:
+        """Close all connections; a client that is collected later would try to in whatever loop runs then."""
+        for server in self.servers:
+            await server.client.close()
 
 
 class HTTPEngine(Engine):
@@ -49,8 +50,9 @@ class HTTPEngine(Engine):
 
     Args:
         model: its name on the servers.
-        base_urls: of the servers, most often ending in /v1; each attempt goes to the one with the fewest outstanding,
-            and those that just failed come last.
+        base_urls: of the servers, most often ending in /v1, with a query where they want one (?api-version=...); each
+            attempt goes to the one with the fewest outstanding, and those that just failed come last. Proxies of the
+            environment are used, but never for loopback.
         api_key_env: environment variable that holds the key; null for servers that ask for none. Loopback servers
             need no key.
         timeout_s: of one attempt, seconds, from the connection to the last byte.
@@ -62,7 +64,7 @@ class HTTPEngine(Engine):
             out, such as response_format for a server that knows no JSON schemas.
 
     Raises:
-        ConfigError: if a setting cannot be used, or a server elsewhere has no key.
+        ConfigError: if a setting or a proxy cannot be used, or a server elsewhere has no key.
     """
 
     takes_schema = True
@@ -78,7 +80,7 @@ class HTTPEngine(Engine):
         extra: dict[str, Any] | None = None,
     ) -> None:
         self._name = f"http engine {model}"
-        most = _MOST_CONNECTIONS
+        most = MOST_CONNECTIONS
         checks = (
             (bool(base_urls), "no base_urls", "at least one", "base_urls"),
             (timeout_s > 0, f"timeout_s {timeout_s}", "a number of seconds > 0", "timeout_s"),
@@ -90,12 +92,14 @@ class HTTPEngine(Engine):
         self.timeout_s, self.max_retries, self.max_concurrency = timeout_s, max_retries, max_concurrency
         self.extra = dict(extra or {})
         self._key()
+        for url in self.base_urls:
+            proxy_of(url)
         self._session: _Session | None = None
+        self._lock = Lock()
         # Never the global random state, which belongs to the trainer.
         self._jitter = random.Random()
-        self._news = Condition()
         self._flights: dict[str, Future[Completion]] = {}
-        self._finished = self._seen = 0
+        self._news = Event()
         self.failed_attempts: Counter[str] = Counter()
         """Attempts that brought no completion, by cause; most were tried again."""
         self.prompt_tokens = 0
@@ -110,45 +114,45 @@ class HTTPEngine(Engine):
 
     def submit(self, request: Request) -> "Future[Completion]":
         """Send one request, or queue it here while max_concurrency others are under way; see Engine.submit."""
-        refused = self._refusal(request)
-        with self._news:
-            if refused is None and request.request_id in self._flights:
-                refused = self._error(request, "a request id that is in flight already", "unique request ids")
-            if refused is not None:
+        with self._lock:
+            if (refused := self._refusal(request)) is not None:
                 future: Future[Completion] = Future()
                 future.set_exception(refused)
                 return future
             if self._session is None:
-                self._session = self._start()
+                key = self._key()
+                servers = [connect(url, key) for url in self.base_urls]
+                self._session = _Session(LoopThread(self._name), servers, asyncio.Semaphore(self.max_concurrency))
             future = self._session.thread.spawn(self._serve(request, self._session, perf_counter()))
             self._flights[request.request_id] = future
-        future.add_done_callback(lambda done: self._note(request.request_id, done))
+        future.add_done_callback(lambda done: self._land(request.request_id, done))
         return future
 
     def step(self, timeout_s: float = 1.0) -> None:
         """Wait until a request has finished since the last step, none is in flight, or the time is over."""
-        with self._news:
-            self._news.wait_for(lambda: self._finished != self._seen or not self._flights, max(0.0, timeout_s))
-            self._seen = self._finished
+        if self._flights:
+            self._news.wait(max(0.0, timeout_s))
+        # What finishes before this line is seen by whoever looks at the futures after it.
+        self._news.clear()
 
     def close(self) -> None:
         """Fail what is in flight, close the connections and end the thread; a later request starts anew."""
-        with self._news:
+        with self._lock:
             session, self._session = self._session, None
         if session is not None:
-            session.thread.close()
+            session.thread.close(session.close_clients)
 
-    def _note(self, request_id: str, future: "Future[Completion]") -> None:
-        with self._news:
-            # The id may belong to a later request by now.
-            if self._flights.get(request_id) is future:
-                del self._flights[request_id]
-            self._finished += 1
-            self._news.notify_all()
+    def _land(self, request_id: str, future: "Future[Completion]") -> None:
+        # The id may belong to a later request by now.
+        if self._flights.get(request_id) is future:
+            del self._flights[request_id]
+        self._news.set()
 
     def _refusal(self, request: Request) -> EngineError | None:
         if not request.prompt:
             return self._error(request, "an empty prompt", "at least one message")
+        if request.request_id in self._flights:
+            return self._error(request, "a request id that is in flight already", "unique request ids")
         if any(isinstance(item, int) for item in request.prompt):
             return self._error(
                 request,
@@ -160,18 +164,6 @@ class HTTPEngine(Engine):
 
     def _error(self, request: Request, got: str, expected: str, change: str = "") -> EngineError:
         return EngineError(got, expected, f"{self._name}, request {request.request_id!r}", change)
-
-    def _start(self) -> _Session:
-        from openai import AsyncOpenAI
-
-        key = self._key()
-        servers = [
-            # Attempts have one clock and one policy of retries: ours.
-            Server(url, AsyncOpenAI(api_key=key, base_url=url, timeout=None, max_retries=0))
-            for url in self.base_urls
-        ]
-        balancer = Balancer(servers)
-        return _Session(LoopThread(self._name, balancer.close), balancer, asyncio.Semaphore(self.max_concurrency))
 
     def _key(self) -> str:
         """The key, read from the environment whenever it is needed and never kept in a setting."""
@@ -187,35 +179,36 @@ class HTTPEngine(Engine):
         return key or _NO_KEY
 
     async def _serve(self, request: Request, session: _Session, since: float) -> Completion:
-        """One request from its slot to its end."""
-        retrying = AsyncRetrying(
-            sleep=asyncio.sleep,
-            stop=stop_after_attempt(self.max_retries + 1),
-            wait=self._pause,
-            retry=retry_if_exception(lambda error: isinstance(error, AttemptError) and not error.final),
-            reraise=True,
-        )
+        """One request from its slot to its end.
+
+        openai's client could try again by itself, but it stays with one server, counts nothing, takes any body for a
+        completion, and draws its pauses from the random state that belongs to the trainer.
+        """
         try:
             async with session.slots:
-                return await retrying(self._attempt, request, session, since)
-        except AttemptError as error:
-            got = f"{error.said} at attempt {retrying.statistics['attempt_number']}"
-            raise self._error(request, got, "a chat completion", advice(error.cause)) from error
+                number = 0
+                while True:
+                    number += 1
+                    try:
+                        return await self._attempt(request, session, since)
+                    except AttemptError as error:
+                        if error.final or number > self.max_retries:
+                            got = f"{error.said} at attempt {number}"
+                            raise self._error(request, got, "a chat completion", error.change) from error
+                        await asyncio.sleep(self._pause(number, error.retry_after))
         except asyncio.CancelledError:
             if self._session is session:
                 raise
             raise self._error(request, "an engine that was closed", "an open one until the request is done") from None
 
-    def _pause(self, state: RetryCallState) -> float:
+    def _pause(self, failed: int, asked: float | None) -> float:
         """Seconds before the next attempt: doubled each time, less up to half by chance, or what the server asks."""
-        error = state.outcome.exception() if state.outcome else None
-        backoff = min(_LONGEST_BACKOFF_S, _FIRST_PAUSE_S * 2.0 ** min(state.attempt_number - 1, 16))
-        asked = error.retry_after or 0.0 if isinstance(error, AttemptError) else 0.0
-        return min(_LONGEST_PAUSE_S, max(asked, backoff * self._jitter.uniform(0.5, 1.0)))
+        backoff = min(_LONGEST_BACKOFF_S, _FIRST_PAUSE_S * 2.0 ** min(failed - 1, 16))
+        return min(_LONGEST_PAUSE_S, max(asked or 0.0, backoff * self._jitter.uniform(0.5, 1.0)))
 
     async def _attempt(self, request: Request, session: _Session, since: float) -> Completion:
         try:
-            with session.balancer.lend() as server:
+            with lend(session.servers) as server:
                 content = await self._post(request, server)
                 completion, cached = read_reply(content, request.request_id, since)
         except AttemptError as error:
