@@ -31,7 +31,7 @@ class MisbehavingServer:
 
     Args:
         mix: share of each fault among the replies; the rest are right. "status N" is any status.
-        reply: the text of a right reply, from the request's body.
+        reply: the content of a right reply, from the request's body; or its whole choice, as a dict.
         script: faults ("ok" for none) in order of arrival, instead of the mix; right replies after its end.
         seed: of the mix.
         delay_s: of a right reply.
@@ -40,7 +40,7 @@ class MisbehavingServer:
     Attributes:
         replies: how often each fault, and "ok", was chosen.
         bodies: of all requests, in order of arrival.
-        headers: of all requests.
+        headers: of all requests; `paths` too, with their queries.
         arrivals: time.monotonic() of every request.
         connections: TCP connections accepted; `open_connections` of them not closed yet.
         disconnects: requests whose client was gone before the reply.
@@ -50,7 +50,7 @@ class MisbehavingServer:
     def __init__(
         self,
         mix: Mapping[str, float] | None = None,
-        reply: Callable[[dict[str, Any]], str] = lambda body: "\\boxed{none}",
+        reply: Callable[[dict[str, Any]], str | dict[str, Any]] = lambda body: "\\boxed{none}",
         script: tuple[str, ...] = (),
         seed: int = 0,
         delay_s: float = 0.0,
@@ -61,6 +61,7 @@ class MisbehavingServer:
         self.replies: Counter[str] = Counter()
         self.bodies: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
+        self.paths: list[str] = []
         self.arrivals: list[float] = []
         self.connections = self.open_connections = self.disconnects = self.running = self.most_running = 0
         self.closing, self._lock, self._seen = Event(), Lock(), Counter[bytes]()
@@ -77,13 +78,14 @@ class MisbehavingServer:
         self._server.shutdown()
         self._server.server_close()
 
-    def arrive(self, raw: bytes, headers: dict[str, str]) -> tuple[dict[str, Any], str]:
+    def arrive(self, raw: bytes, path: str, headers: dict[str, str]) -> tuple[dict[str, Any], str]:
         """Count a request; its body, and what becomes of it."""
         body = json.loads(raw)
         with self._lock:
             place, self._seen[raw] = len(self.bodies), self._seen[raw] + 1
             self.bodies.append(body)
             self.headers.append(headers)
+            self.paths.append(path)
             self.arrivals.append(time.monotonic())
             self.running += 1
             self.most_running = max(self.most_running, self.running)
@@ -140,7 +142,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         owner, gone = self.server.owner, False
         raw = self.rfile.read(int(self.headers["Content-Length"]))
-        body, fate = owner.arrive(raw, {name.lower(): value for name, value in self.headers.items()})
+        body, fate = owner.arrive(raw, self.path, {name.lower(): value for name, value in self.headers.items()})
         try:
             gone = self._gone_within(60.0 if fate == "hang" else owner.delay_s if fate == "ok" else 0.0)
             if fate in ("hang", "cut"):
@@ -170,9 +172,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 500\r\n\r\n{")
         self.close_connection = True
 
-    def _respond(self, fate: str, text: str) -> None:
+    def _respond(self, fate: str, reply: str | dict[str, Any]) -> None:
         status = int(fate.split()[1]) if fate.startswith("status") else 200
-        right = json.dumps(completion(text)).encode()
+        whole = {**completion(""), "choices": [reply]} if isinstance(reply, dict) else completion(reply)
+        right = json.dumps(whole).encode()
         bodies = {"empty": b"", "truncated": right[: len(right) // 2], "garbage": b"\xff\xfe<html>[[[{" + right[:9]}
         # As careless as some servers are: the error quotes the key.
         refusal = json.dumps({"error": {"message": f"scripted; you sent {self.headers['Authorization']}"}}).encode()

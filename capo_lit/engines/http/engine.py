@@ -6,16 +6,24 @@ import os
 import random
 from collections import Counter
 from concurrent.futures import Future
-from dataclasses import dataclass
 from threading import Event, Lock
 from time import perf_counter
 from typing import Any
 
 from capo_lit.batch import Completion
 from capo_lit.engines.base import Engine, Request
-from capo_lit.engines.http.loop import LoopThread
 from capo_lit.engines.http.protocol import AttemptError, body_of, read_reply, status_error
-from capo_lit.engines.http.servers import MOST_CONNECTIONS, Server, checked_url, connect, is_loopback, lend, proxy_of
+from capo_lit.engines.http.servers import (
+    MOST_CONNECTIONS,
+    Server,
+    checked_url,
+    connect,
+    is_loopback,
+    lend,
+    proxy_of,
+    transport_to,
+)
+from capo_lit.engines.http.session import Session
 from capo_lit.errors import ConfigError, EngineError, check_settings
 
 log = logging.getLogger(__name__)
@@ -25,20 +33,6 @@ _FIRST_PAUSE_S, _LONGEST_BACKOFF_S = 0.5, 8.0
 _LONGEST_PAUSE_S = 60.0
 # Sent where there is no key, since the client insists on one.
 _NO_KEY = "no-key-needed"
-
-
-@dataclass(eq=False, slots=True)
-class _Session:
-    """What lives from the first request to `close`."""
-
-    thread: LoopThread
-    servers: list[Server]
-    slots: asyncio.Semaphore
-
-    async def close_clients(self) -> None:
-        """Close all connections; a client that is collected later would try to in whatever loop runs then."""
-        for server in self.servers:
-            await server.client.close()
 
 
 class HTTPEngine(Engine):
@@ -58,7 +52,7 @@ class HTTPEngine(Engine):
         timeout_s: of one attempt, seconds, from the connection to the last byte.
         max_retries: attempts after the first, for HTTP 408, 429 and 5xx, lost connections, timeouts and bodies that
             are no completion; after pauses of 0.5 s, 1 s, 2 s ... 8 s with jitter, or the server's Retry-After up to
-            60 s.
+            60 s. So a request ends at most (max_retries + 1) * timeout_s + max_retries * 60 s after its first attempt.
         max_concurrency: requests in the servers at once, all together; the rest wait here.
         extra: further fields of every request's body (chat_template_kwargs, stop); null takes one of the usual fields
             out, such as response_format for a server that knows no JSON schemas.
@@ -93,8 +87,9 @@ class HTTPEngine(Engine):
         self.extra = dict(extra or {})
         self._key()
         for url in self.base_urls:
-            proxy_of(url)
-        self._session: _Session | None = None
+            if proxy_of(url) is not None:
+                transport_to(url)  # a proxy that cannot be used is refused here and not at the first request
+        self._session: Session | None = None
         self._lock = Lock()
         # Never the global random state, which belongs to the trainer.
         self._jitter = random.Random()
@@ -107,11 +102,6 @@ class HTTPEngine(Engine):
         self.cached_tokens = 0
         """Those of them that the servers took from a cache, where they say so."""
 
-    @property
-    def longest_s(self) -> float:
-        """Upper bound on a request's time from its first attempt to its end, seconds."""
-        return (self.max_retries + 1) * self.timeout_s + self.max_retries * _LONGEST_PAUSE_S
-
     def submit(self, request: Request) -> "Future[Completion]":
         """Send one request, or queue it here while max_concurrency others are under way; see Engine.submit."""
         with self._lock:
@@ -122,8 +112,8 @@ class HTTPEngine(Engine):
             if self._session is None:
                 key = self._key()
                 servers = [connect(url, key) for url in self.base_urls]
-                self._session = _Session(LoopThread(self._name), servers, asyncio.Semaphore(self.max_concurrency))
-            future = self._session.thread.spawn(self._serve(request, self._session, perf_counter()))
+                self._session = Session(self._name, servers, self.max_concurrency)
+            future = self._session.spawn(self._serve(request, self._session, perf_counter()))
             self._flights[request.request_id] = future
         future.add_done_callback(lambda done: self._land(request.request_id, done))
         return future
@@ -140,7 +130,7 @@ class HTTPEngine(Engine):
         with self._lock:
             session, self._session = self._session, None
         if session is not None:
-            session.thread.close(session.close_clients)
+            session.close()
 
     def _land(self, request_id: str, future: "Future[Completion]") -> None:
         # The id may belong to a later request by now.
@@ -151,15 +141,11 @@ class HTTPEngine(Engine):
     def _refusal(self, request: Request) -> EngineError | None:
         if not request.prompt:
             return self._error(request, "an empty prompt", "at least one message")
+        if any(isinstance(item, int) for item in request.prompt):
+            change = "take VLLMEngine or HFEngine where prompts are ids"
+            return self._error(request, "a prompt of token ids", "chat messages, which the server renders", change)
         if request.request_id in self._flights:
             return self._error(request, "a request id that is in flight already", "unique request ids")
-        if any(isinstance(item, int) for item in request.prompt):
-            return self._error(
-                request,
-                "a prompt of token ids",
-                "chat messages, which the server renders",
-                "take VLLMEngine or HFEngine where prompts are ids",
-            )
         return None
 
     def _error(self, request: Request, got: str, expected: str, change: str = "") -> EngineError:
@@ -178,7 +164,7 @@ class HTTPEngine(Engine):
             )
         return key or _NO_KEY
 
-    async def _serve(self, request: Request, session: _Session, since: float) -> Completion:
+    async def _serve(self, request: Request, session: Session, since: float) -> Completion:
         """One request from its slot to its end.
 
         openai's client could try again by itself, but it stays with one server, counts nothing, takes any body for a
@@ -206,7 +192,7 @@ class HTTPEngine(Engine):
         backoff = min(_LONGEST_BACKOFF_S, _FIRST_PAUSE_S * 2.0 ** min(failed - 1, 16))
         return min(_LONGEST_PAUSE_S, max(asked or 0.0, backoff * self._jitter.uniform(0.5, 1.0)))
 
-    async def _attempt(self, request: Request, session: _Session, since: float) -> Completion:
+    async def _attempt(self, request: Request, session: Session, since: float) -> Completion:
         try:
             with lend(session.servers) as server:
                 content = await self._post(request, server)

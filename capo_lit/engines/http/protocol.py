@@ -9,23 +9,20 @@ from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from functools import cache
 from time import perf_counter
-from typing import Any, Literal
+from typing import Any
 
-from capo_lit.batch import Completion
+from capo_lit.batch import Completion, FinishReason
 from capo_lit.engines.base import Request
 
 log = logging.getLogger(__name__)
 
-_End = Literal["stop", "length", "refused", "broken"]
-# How servers say why a reply ended, in small letters alone. Any other word, or none, is "stop" if there is content.
-_ENDS: dict[str, _End] = {
-    **dict.fromkeys(("stop", "eos", "eostoken", "endturn", "stopsequence", "complete", "completed"), "stop"),
-    **dict.fromkeys(("length", "maxtokens", "maxnewtokens", "maxoutputtokens", "maxlength", "modellength"), "length"),
-    # The server has decided; the same request would end the same way.
-    **dict.fromkeys(("contentfilter", "contentfiltered", "safety", "refusal", "recitation"), "refused"),
-    **dict.fromkeys(("toolcalls", "tooluse", "functioncall"), "refused"),
-    **dict.fromkeys(("abort", "aborted", "cancelled", "canceled", "error", "timeout"), "broken"),
-}
+# How servers say why a reply ended, in small letters alone. Any other word, or none, is a stop if there is content:
+# every server has words of its own, and a reply without a verdict is found out later.
+_STOPPED = ("stop", "eos", "eostoken", "endturn", "stopsequence", "complete", "completed")
+_CUT = ("length", "maxtokens", "maxnewtokens", "maxoutputtokens", "maxlength", "modellength")
+# The server has decided; the same request would end the same way.
+_REFUSED = ("contentfilter", "safety", "refusal", "recitation", "toolcalls", "tooluse", "functioncall")
+_BROKEN = ("abort", "aborted", "cancelled", "canceled", "error", "timeout")
 _TOO_SLOW, _TOO_MANY, _SERVER_FAULT = 408, 429, 500
 # As much of a server's words as an error message quotes, characters.
 _QUOTE = 300
@@ -100,13 +97,9 @@ def read_reply(content: bytes, request_id: str, since: float) -> tuple[Completio
         raise AttemptError("empty", "an empty body")
     try:
         reply = json.loads(content)
-        text, end, said = _read_choice(reply["choices"][0])
+        text, finish_reason = _read_choice(reply["choices"][0])
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise AttemptError("unreadable", f"a body that is no chat completion: {_quote(content)}") from error
-    if end == "refused":
-        raise AttemptError("refused", said, final=True)
-    if end == "broken":
-        raise AttemptError("unreadable", said)
     usage = reply.get("usage")
     completion = Completion(
         request_id=request_id,
@@ -116,7 +109,7 @@ def read_reply(content: bytes, request_id: str, since: float) -> tuple[Completio
         # JSON can spell half a surrogate pair, which no file could be written with later.
         text=text.encode("utf-8", "replace").decode(),
         logprobs=None,
-        finish_reason=end,
+        finish_reason=finish_reason,
         prompt_tokens=_count(usage, "prompt_tokens") or 0,
         version=None,
         seconds=perf_counter() - since,
@@ -126,25 +119,31 @@ def read_reply(content: bytes, request_id: str, since: float) -> tuple[Completio
     return completion, _count(details, "cached_tokens") or 0
 
 
-def _read_choice(choice: dict[str, Any]) -> tuple[str, _End, str]:
-    """The text of a reply, how it ended, and both in words for an error.
+def _read_choice(choice: dict[str, Any]) -> tuple[str, FinishReason]:
+    """The text of a reply, and how it ended.
 
     Raises:
-        LookupError, TypeError, AttributeError: if it is none.
+        AttemptError: if it was refused or broken off.
+        LookupError, TypeError, AttributeError: if it is no choice.
     """
     message, reason = choice["message"], choice.get("finish_reason")
-    text = _joined(message.get("content"))
-    # The word's letters alone: STOP, end_turn, endTurn, max-tokens, FINISH_REASON_STOP.
-    end = _ENDS.get(re.sub("[^a-z]", "", str(reason).lower()).removeprefix("finishreason"))
-    if end in (None, "stop") and not text.strip():
-        if message.get("refusal"):
-            return "", "refused", f"a refusal: {_quote(str(message['refusal']).encode())}"
-        # A parser of thoughts that finds no end of them takes the whole reply for one; it is all the model said.
-        # Where the reply was cut it is left alone: then it is a thought, whose boxes are no verdicts.
-        if thoughts := _joined(message.get("reasoning_content") or message.get("reasoning")):
-            _warn_once("content is empty, so reasoning is read in its place: look at the server's reasoning parser")
-            text = thoughts
-    return text, end or ("stop" if text.strip() else "broken"), f"finish_reason {reason!r} with {len(text)} characters"
+    text, refusal = _joined(message.get("content")), message.get("refusal")
+    # The letters alone: STOP, end_turn, endTurn, max-tokens and FINISH_REASON_STOP are all in use.
+    word = re.sub("[^a-z]", "", str(reason).lower()).removeprefix("finishreason")
+    said = f"finish_reason {reason!r} with content {_quote(repr(text).encode())}"
+    if word in _REFUSED or (refusal and not text):
+        raise AttemptError("refused", said + (f" and refusal {refusal!r}" if refusal else ""), final=True)
+    if word in _CUT:
+        return text, "length"
+    if not text.strip():
+        # A parser of thoughts that finds no end of them takes the whole reply for one; it is all the model said. Not
+        # so where it was cut: then it is a thought indeed, whose boxes are no verdicts.
+        text = _joined(message.get("reasoning_content") or message.get("reasoning"))
+        if text:
+            _warn_once("a reply has no content, so its reasoning is read: see the server's reasoning parser")
+    if word in _BROKEN or not (text.strip() or word in _STOPPED):
+        raise AttemptError("unreadable", said)
+    return text, "stop"
 
 
 def _joined(content: object) -> str:
@@ -162,7 +161,7 @@ def _joined(content: object) -> str:
 
 @cache
 def _warn_once(said: str) -> None:
-    log.warning("%s (said once)", said)
+    log.warning("%s (said only once)", said)
 
 
 def status_error(status: int, headers: Mapping[str, str], content: bytes) -> AttemptError:

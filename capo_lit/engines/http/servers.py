@@ -6,15 +6,15 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import parse_qsl, urlsplit
-from urllib.request import getproxies, proxy_bypass
+from urllib.request import proxy_bypass
 
 from capo_lit.engines.http.protocol import AttemptError
 from capo_lit.errors import ConfigError
 
 if TYPE_CHECKING:
+    from httpx2 import AsyncHTTPTransport
     from openai import AsyncOpenAI
 
 # Of one server's client; also what max_concurrency is checked against.
@@ -23,7 +23,6 @@ MOST_CONNECTIONS, _MOST_IDLE = 1000, 100
 _REST_S, _LONGEST_REST_S = 10.0, 30.0
 # vllm prints http://0.0.0.0:8000 when it starts, and people paste it.
 _LOOPBACK = re.compile(r"(.+\.)?localhost|127(\.\d+){1,3}|0\.0\.0\.0|::|::1|::ffff:127(\.\d+){3}")
-_PROXY_SCHEMES = ("http", "https", "socks5", "socks5h")
 
 
 class Proxy(NamedTuple):
@@ -84,16 +83,12 @@ def connect(url: str, key: str) -> Server:
     """A server that is sent `key`, from what `checked_url` returned; nothing is sent yet.
 
     Raises:
-        ConfigError: see `proxy_of`.
+        ConfigError: see `transport_to`.
     """
-    from httpx2 import AsyncHTTPTransport, Limits
     from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
     base, _, query = url.partition("?")
-    fields, proxy = dict(parse_qsl(query, keep_blank_values=True)), proxy_of(url)
-    # A transport of our own, since the client's would take the proxies of the environment for loopback too.
-    limits = Limits(max_connections=MOST_CONNECTIONS, max_keepalive_connections=_MOST_IDLE)
-    transport = AsyncHTTPTransport(limits=limits, proxy=None if proxy is None else proxy.url)
+    fields = dict(parse_qsl(query, keep_blank_values=True))
     # Azure's dated API reads the key from a header of its own, which must not follow a redirect to another host.
     azure = "api-version" in fields
     client = AsyncOpenAI(
@@ -103,9 +98,43 @@ def connect(url: str, key: str) -> Server:
         default_headers={"api-key": key} if azure else None,
         timeout=None,
         max_retries=0,
-        http_client=DefaultAsyncHttpxClient(transport=transport, follow_redirects=not azure),
+        http_client=DefaultAsyncHttpxClient(transport=transport_to(url), follow_redirects=not azure),
     )
-    return Server(base, client, proxy)
+    return Server(base, client, proxy_of(url))
+
+
+def transport_to(url: str) -> "AsyncHTTPTransport":
+    """How bytes get to a server; openai's own way would take the proxies of the environment for loopback too.
+
+    Raises:
+        ConfigError: if its proxy cannot be used: no URL, or SOCKS without its package.
+    """
+    from httpx2 import AsyncHTTPTransport, InvalidURL, Limits
+
+    proxy = proxy_of(url)
+    limits = Limits(max_connections=MOST_CONNECTIONS, max_keepalive_connections=_MOST_IDLE)
+    if proxy is None:
+        return AsyncHTTPTransport(limits=limits)
+    try:
+        return AsyncHTTPTransport(limits=limits, proxy=proxy.url)
+    except (ImportError, ValueError, InvalidURL) as error:
+        change = f"pip install socksio for SOCKS, unset {proxy.variable}, or set NO_PROXY={urlsplit(url).hostname}"
+        expected = "an http, https, socks5 or socks5h URL, the latter two with the package socksio"
+        why = "no package socksio" if isinstance(error, ImportError) else error
+        raise ConfigError(f"{proxy} ({why})", expected, "http engine", change) from error
+
+
+def proxy_of(url: str) -> Proxy | None:
+    """The proxy that the environment sets for a server, or None; loopback never has one."""
+    parts = urlsplit(url)
+    if is_loopback(url) or proxy_bypass(parts.netloc):
+        return None
+    for name in (f"{parts.scheme}_proxy", "all_proxy"):
+        # Small letters win, also where they take the proxy away.
+        variable = name if name in os.environ else name.upper()
+        if found := os.environ.get(variable):
+            return Proxy(found if "://" in found else f"http://{found}", variable)
+    return None
 
 
 def checked_url(url: str) -> str:
@@ -115,10 +144,16 @@ def checked_url(url: str) -> str:
         ConfigError: if it is no http or https URL with a host, or holds a password.
     """
     url = url.strip()
-    if not _is_url(url, ("http", "https")) or "@" in urlsplit(url).netloc:
+    try:
+        parts = urlsplit(url)
+        # The port raises if it is no number; a line break inside would be dropped silently.
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0 or re.search(r"\s", url):
+            raise ValueError("no base URL")
+        if "@" in parts.netloc:
+            raise ValueError("a password, which belongs into the variable that api_key_env names")
+    except ValueError as error:
         expected = "one such as http://127.0.0.1:8000/v1"
-        raise ConfigError(f"base url {_shown(url)!r}", expected, "http engine", "base_urls")
-    parts = urlsplit(url)
+        raise ConfigError(f"base url {_shown(url)!r} ({error})", expected, "http engine", "base_urls") from None
     path = parts.path.rstrip("/").removesuffix("/chat/completions")
     return parts._replace(path=path, fragment="").geturl()
 
@@ -126,37 +161,6 @@ def checked_url(url: str) -> str:
 def is_loopback(url: str) -> bool:
     """Whether a URL leads to this machine."""
     return _LOOPBACK.fullmatch(str(urlsplit(url).hostname).rstrip(".")) is not None
-
-
-def proxy_of(url: str) -> Proxy | None:
-    """The proxy that the environment (or the system) sets for a server, or None; loopback never has one.
-
-    Raises:
-        ConfigError: if that proxy cannot be used.
-    """
-    parts, proxies = urlsplit(url), getproxies()
-    found = proxies.get(parts.scheme) or proxies.get("all")
-    if not found or is_loopback(url) or proxy_bypass(parts.netloc):
-        return None
-    names = (f"{parts.scheme}_proxy", "all_proxy")
-    variable = next((n for n in os.environ if n.lower() in names and os.environ[n] == found), "the system's settings")
-    proxy = Proxy(found if "://" in found else f"http://{found}", variable)
-    where, around = f"http engine, {parts.hostname}", f"unset {variable}, or set NO_PROXY={parts.hostname}"
-    if not _is_url(proxy.url, _PROXY_SCHEMES):
-        raise ConfigError(str(proxy), f"a URL that begins with one of {', '.join(_PROXY_SCHEMES)}", where, around)
-    if proxy.url.startswith("socks") and find_spec("socksio") is None:
-        change = f"pip install socksio, or {around}"
-        raise ConfigError(f"{proxy}, and no package socksio", "that package, for SOCKS", where, change)
-    return proxy
-
-
-def _is_url(url: str, schemes: Sequence[str]) -> bool:
-    try:
-        parts = urlsplit(url)
-        # The port raises if it is no number; a blank or line break inside would be dropped silently.
-        return parts.scheme in schemes and bool(parts.hostname) and parts.port != 0 and not re.search(r"\s", url)
-    except ValueError:
-        return False
 
 
 def _shown(url: str) -> str:

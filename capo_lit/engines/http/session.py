@@ -1,18 +1,27 @@
-"""An asyncio event loop in a thread of its own, for synchronous code that waits on many sockets."""
+"""What lives from an engine's first request to its `close`: servers, slots, and a thread that waits on the sockets."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Coroutine, Sequence
 from concurrent.futures import Future
 from threading import Thread
 from typing import TypeVar
 
+from capo_lit.engines.http.servers import Server
+
 T = TypeVar("T")
 
 
-class LoopThread:
-    """Runs coroutines for other threads, from its construction until `close`."""
+class Session:
+    """An event loop in a thread of its own, for synchronous callers, and what its coroutines share.
 
-    def __init__(self, name: str) -> None:
+    Args:
+        name: of the thread.
+        servers: whose connections are closed at the end.
+        slots: of requests that may be in the servers at once.
+    """
+
+    def __init__(self, name: str, servers: Sequence[Server], slots: int) -> None:
+        self.servers, self.slots = servers, asyncio.Semaphore(slots)
         self._loop = asyncio.new_event_loop()
         # A daemon: a process whose owner forgot to close it can still end.
         self._thread = Thread(target=self._run, name=name, daemon=True)
@@ -22,24 +31,26 @@ class LoopThread:
         """Start a coroutine; cancelling the future before it is done cancels the coroutine where it waits."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
-    def close(self, cleanup: Callable[[], Awaitable[None]], timeout_s: float = 5.0) -> None:
-        """Cancel what still runs, await `cleanup` when it has ended, and end the thread.
+    def close(self, timeout_s: float = 5.0) -> None:
+        """Cancel what still runs, close the connections, and end the thread.
 
         Raises:
             TimeoutError: if that takes longer than `timeout_s` seconds; the thread is left to end when it can.
         """
         try:
-            self.spawn(self._end(cleanup)).result(timeout_s)
+            self.spawn(self._end()).result(timeout_s)
         finally:
             self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(timeout_s)
 
-    async def _end(self, cleanup: Callable[[], Awaitable[None]]) -> None:
+    async def _end(self) -> None:
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await cleanup()
+        # A client that is collected later would try to in whatever loop runs then.
+        for server in self.servers:
+            await server.client.close()
 
     def _run(self) -> None:
         self._loop.run_forever()
