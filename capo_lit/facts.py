@@ -26,6 +26,8 @@ class Prompt:
         ids: token ids of the rendered prompt, in the policy's vocabulary.
         answer: the gold answer that the verifier compares with.
         reference: a full reference solution, if the source has one.
+        answers: gold answers any one of which is right, where there are several; the verifier then compares with
+            these, and `answer` shows them all to a reader.
     """
 
     uid: str
@@ -33,6 +35,7 @@ class Prompt:
     ids: tuple[int, ...]
     answer: str
     reference: str | None = None
+    answers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from itertools import count
 from types import MappingProxyType
 
 from capo_lit.batch import Prompt
@@ -61,8 +62,8 @@ class RuleOutcomes(OutcomeSource):
         self._waiting: set[Future[Outcome]] = set()
 
     def submit(self, prompt: Prompt, response: str, seed: int = 0) -> "Future[Outcome]":
-        """Verify one response; nothing is drawn, so the seed has no part in it."""
-        future = self.verifier.submit(prompt.answer, response)
+        """Verify one response, against every gold answer; nothing is drawn, so the seed has no part in it."""
+        future = any_right([self.verifier.submit(gold, response) for gold in prompt.answers or (prompt.answer,)])
         if not future.done():
             self._waiting.add(future)
             future.add_done_callback(self._waiting.discard)
@@ -77,6 +78,48 @@ class RuleOutcomes(OutcomeSource):
     def close(self) -> None:
         """End the verifier's workers; what is in flight becomes unknown."""
         self.verifier.close()
+
+
+def any_right(asked: "Sequence[Future[Outcome]]") -> "Future[Outcome]":
+    """The outcome of a response that may be right in several ways.
+
+    Args:
+        asked: an outcome for each of the ways; cancelled with the result.
+
+    Returns:
+        Done when all of them are: 1.0 if one is right, else None if one is unknown, else 0.0.
+    """
+    if len(asked) == 1:
+        return asked[0]
+    out: Future[Outcome] = Future()
+    left = count(len(asked) - 1, -1)  # its next() is one operation, whichever thread calls it
+
+    def settle(_: "Future[Outcome]") -> None:
+        if next(left) > 0:
+            return
+        if any(one.cancelled() for one in asked):
+            out.cancel()
+        elif out.set_running_or_notify_cancel():
+            _set_best(out, asked)
+
+    def give_up(done: "Future[Outcome]") -> None:
+        if done.cancelled():
+            for one in asked:
+                one.cancel()
+
+    out.add_done_callback(give_up)
+    for one in asked:
+        one.add_done_callback(settle)
+    return out
+
+
+def _set_best(out: "Future[Outcome]", done: "Sequence[Future[Outcome]]") -> None:
+    errors = [error for error in (one.exception() for one in done) if error is not None]
+    if errors:
+        out.set_exception(errors[0])
+        return
+    outcomes = [one.result() for one in done]
+    out.set_result(1.0 if 1.0 in outcomes else None if None in outcomes else 0.0)
 
 
 class NoisyOutcomes(RuleOutcomes):

@@ -10,7 +10,8 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, TextIO
 
-from capo_lit.data.rows import Row, read_jsonl, text_field
+from capo_lit.data.rows import Row, read_jsonl
+from capo_lit.data.values import text_field
 from capo_lit.errors import CapoError, DataError
 from capo_lit.verifier import Verifier
 

@@ -13,8 +13,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from capo_lit.data.rows import Row, read_rows, text_field
+from capo_lit.data.rows import Row, read_rows
 from capo_lit.data.sources import HubSource
+from capo_lit.data.values import text_field
 from capo_lit.errors import DataError
 from capo_lit.seeding import derive_seed
 

@@ -147,8 +147,20 @@ def render_prompt(problem: Problem, renderer: Renderer) -> tuple[Prompt, int]:
     """
     if not problem.answer.strip():
         raise DataError("no answer", "a gold answer for every problem", f"problem '{problem.uid}'", "fields.answer")
-    ids = renderer.prompt(problem.problem)
-    return Prompt(problem.uid, problem.problem, ids, problem.answer, problem.reference), len(ids)
+    ids = render_ids(problem, renderer)
+    return Prompt(problem.uid, problem.problem, ids, problem.answer, problem.reference, problem.answers), len(ids)
+
+
+def render_ids(problem: Problem, renderer: Renderer) -> tuple[int, ...]:
+    """Token ids of a problem's prompt.
+
+    Raises:
+        DataError: naming the problem, if it cannot be rendered.
+    """
+    try:
+        return renderer.chat(problem.chat) if problem.chat else renderer.prompt(problem.problem)
+    except DataError as error:
+        raise DataError(error.got, error.expected, f"problem '{problem.uid}'", error.change) from error
 
 
 class PromptDataModule(RenderedData[Prompt]):

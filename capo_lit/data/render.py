@@ -2,11 +2,13 @@
 
 import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from capo_lit.errors import ConfigError, DataError
+from capo_lit.engines.base import Message
+from capo_lit.engines.chat import render_chat
+from capo_lit.errors import ConfigError, DataError, EngineError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -25,8 +27,9 @@ class PromptTemplate:
 
     Args:
         style: "chat" renders the tokenizer's chat template with `text` as the user's message; "plain" is `text` alone.
-        text: has {problem} exactly once; every other brace stands for itself.
-        system: the chat's system message; null for none.
+        text: has {problem} exactly once; every other brace stands for itself. Of a row that brings a chat, the last
+            user turn is the problem; "{problem}" alone leaves it as it is.
+        system: the chat's system message; null for none. A row that brings a chat with one keeps its own.
     """
 
     style: Literal["chat", "plain"] = "chat"
@@ -60,7 +63,7 @@ class Renderer:
     """
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase", template: PromptTemplate) -> None:
-        self._tokenizer = tokenizer
+        self._tokenizer, self._template = tokenizer, template
         self._control = _control_tokens(tokenizer)
         self._pattern = re.compile("|".join(f"(?={re.escape(token)})" for token in self._control) or r"(?!)")
         if template.style == "chat":
@@ -84,6 +87,27 @@ class Renderer:
             DataError: if the problem's text cannot be encoded, or not be kept apart from control tokens.
         """
         return self._start + self._untrusted(self._head, problem.strip(), self._tail)
+
+    def chat(self, turns: Sequence[Message]) -> tuple[int, ...]:
+        """Token ids of the prompt for a problem that is a chat, by the tokenizer's chat template.
+
+        Args:
+            turns: its messages; the last is the user's, and goes through the template's text as a problem does.
+
+        Raises:
+            DataError: if the style is plain, the chat template refuses the roles, or a control token would remain.
+        """
+        if self._template.style == "plain":
+            roles = ", ".join(turn["role"] for turn in turns)
+            raise DataError(f"a chat of turns {roles}", "one text, with style plain", change="data.template.style chat")
+        text = self._template.text.replace(PLACE, turns[-1]["content"].strip())
+        messages = [*turns[:-1], {"role": "user", "content": text}]
+        if self._template.system is not None and turns[0]["role"] != "system":
+            messages.insert(0, {"role": "system", "content": self._template.system})
+        try:
+            return render_chat(self._tokenizer, messages, self._tokenizer.name_or_path)
+        except EngineError as error:
+            raise DataError(error.got, error.expected, error.where, error.change or "the row's chat") from error
 
     def response(self, text: str) -> tuple[int, ...]:
         """Token ids of a response that follows a prompt, the end token included."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from capo_lit.data.module import CHAT, RenderedData
+from capo_lit.data.module import CHAT, RenderedData, render_ids
 from capo_lit.data.render import PromptTemplate, Renderer
 from capo_lit.data.sources import Problem, PromptSource
 from capo_lit.errors import DataError
@@ -65,7 +65,7 @@ class SFTDataModule(RenderedData[Demonstration]):
             raise DataError(
                 "no reference", "a response to imitate", f"problem '{problem.uid}'", "fields.reference of the source"
             )
-        prompt = renderer.prompt(problem.problem)
+        prompt = render_ids(problem, renderer)
         ids = prompt + renderer.response(problem.reference)
         return (ids, len(prompt)), len(ids)
 

@@ -1,35 +1,16 @@
 """Where problems come from: files, Hugging Face datasets, reasoning-gym generators."""
 
-import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from capo_lit.data.rows import Row, read_rows, text_field
+from capo_lit.data.problem import Fields, Problem, read_problem
+from capo_lit.data.rows import Row, read_rows
 from capo_lit.errors import ConfigError, DataError
-from capo_lit.verify_answer import last_box
 
-Extraction = Literal["none", "gsm8k", "boxed", "last_number"]
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """One problem before it is rendered.
-
-    Attributes:
-        uid: stable name, unique in its source.
-        problem: bare text, as the judge sees it.
-        answer: the gold answer; "" if the source has none (enough for SFT, not for RL or validation).
-        reference: a full reference solution (for SFT: the response to imitate), if the source has one.
-    """
-
-    uid: str
-    problem: str
-    answer: str
-    reference: str | None = None
+__all__ = ["Fields", "FileSource", "HubSource", "Problem", "PromptSource", "ReasoningGymSource"]
 
 
 class PromptSource(ABC):
@@ -44,31 +25,11 @@ class PromptSource(ABC):
         """
 
 
-@dataclass
-class Fields:
-    """Which fields of a row are used, and how the answer is found in its field.
-
-    Args:
-        problem: field of the problem's text.
-        answer: field of the gold answer; null for SFT data that has none.
-        extraction: "none" takes the answer's field as it is; "gsm8k" what follows the last ####; "boxed" the last
-            box; "last_number" the last number.
-        reference: field of a full solution; for SFT, of the response to imitate.
-        uid: field of a unique name; without it, file name and line number.
-    """
-
-    problem: str = "problem"
-    answer: str | None = "answer"
-    extraction: Extraction = "none"
-    reference: str | None = None
-    uid: str | None = None
-
-
 DEFAULT_FIELDS = Fields()
 
 
 class FileSource(PromptSource):
-    """Problems from a jsonl or parquet file.
+    """Problems from a file: .jsonl, .ndjson, .json, .csv, .tsv (each also with .gz) or .parquet.
 
     Args:
         path: the file; a relative path starts at the working directory.
@@ -137,7 +98,7 @@ class HubSource(PromptSource):
             ) from error
         if not isinstance(data, Dataset):
             raise DataError(f"a {type(data).__name__}", "rows", label, "split")
-        return data  # type: ignore[no-any-return]
+        return data.with_format(None)  # type: ignore[no-any-return]
 
 
 class ReasoningGymSource(PromptSource):
@@ -183,7 +144,7 @@ def _problems(rows: Iterable[tuple[str, str, Row]], fields: Fields, label: str) 
     problems: list[Problem] = []
     places: dict[str, str] = {}
     for where, uid, row in rows:
-        problem = _problem(row, fields, where, uid)
+        problem = read_problem(row, fields, where, uid)
         if problem.uid in places:
             raise DataError(
                 f"the uid '{problem.uid}' of {places[problem.uid]} again", "unique uids", where, "fields.uid"
@@ -193,55 +154,3 @@ def _problems(rows: Iterable[tuple[str, str, Row]], fields: Fields, label: str) 
     if not problems:
         raise DataError("no rows", "at least one", label, "skip, limit or the file")
     return problems
-
-
-def _problem(row: Row, fields: Fields, where: str, uid: str) -> Problem:
-    problem = text_field(row, fields.problem, where, "fields.problem")
-    if not problem.strip():
-        raise DataError(f"an empty field '{fields.problem}'", "a problem", where, "fields.problem")
-    answer = ""
-    if fields.answer is not None:
-        answer = _extract(text_field(row, fields.answer, where, "fields.answer"), fields, where)
-    reference = text_field(row, fields.reference, where, "fields.reference") if fields.reference else None
-    if fields.uid:
-        uid = text_field(row, fields.uid, where, "fields.uid")
-    return Problem(uid, problem, answer, reference)
-
-
-def _extract(text: str, fields: Fields, where: str) -> str:
-    if fields.extraction not in EXTRACTIONS:
-        raise ConfigError(
-            f"extraction '{fields.extraction}'", f"one of {sorted(EXTRACTIONS)}", "Fields", "fields.extraction"
-        )
-    answer = EXTRACTIONS[fields.extraction](text)
-    if not answer:
-        raise DataError(
-            f"no answer in field '{fields.answer}' by extraction '{fields.extraction}' ({text[-60:]!r})",
-            "an answer in every row",
-            where,
-            "fields.extraction or fields.answer",
-        )
-    return answer
-
-
-_HASHES = re.compile(r"####[ \t]*([^\n]*)")
-_NUMBER = re.compile(r"-?[0-9][0-9,]*(?:\.[0-9]+)?")
-
-
-def _after_hashes(text: str) -> str:
-    found = _HASHES.findall(text)
-    return found[-1].strip().replace(",", "") if found else ""
-
-
-def _last_number(text: str) -> str:
-    found = _NUMBER.findall(text)
-    return found[-1].replace(",", "") if found else ""
-
-
-EXTRACTIONS: Mapping[str, Callable[[str], str]] = {
-    "none": str.strip,
-    "gsm8k": _after_hashes,
-    "boxed": lambda text: last_box(text) or "",
-    "last_number": _last_number,
-}
-"""How the gold answer is found in its field, by name."""

@@ -10,7 +10,8 @@ from typing import Any
 
 from capo_lit.batch import Completion, Prompt, Rollout, Span
 from capo_lit.core.steps import Style, split_steps
-from capo_lit.data.rows import Row, read_rows, text_field
+from capo_lit.data.rows import Row, read_rows
+from capo_lit.data.values import text_field
 from capo_lit.errors import DataError
 from capo_lit.genprm.base import step_texts
 from capo_lit.seeding import derive_seed

@@ -89,8 +89,8 @@ def test_bad_files_and_settings(tmp_path):
         FileSource(path, skip=2).load()
     with pytest.raises(DataError, match=r"none\.jsonl"):
         FileSource(str(tmp_path / "none.jsonl")).load()
-    with pytest.raises(DataError, match=r"\.csv"):
-        FileSource(write(tmp_path / "a.csv", "x")).load()
+    with pytest.raises(DataError, match=r"'\.txt'; expected one of .*\.jsonl, .*\.parquet"):
+        FileSource(write(tmp_path / "a.txt", "x")).load()
     with pytest.raises(ConfigError, match="skip"):
         FileSource(path, skip=-1)
     with pytest.raises(ConfigError, match="limit"):
@@ -103,7 +103,7 @@ def test_bad_files_and_settings(tmp_path):
     ("name", "text", "answer"),
     [
         ("gsm8k", "a #### 3\nb\n#### 1,234", "1234"),
-        ("boxed", r"\boxed{1} so \boxed{\frac{1}{2}}", r"\frac{1}{2}"),
+        ("boxed", r"\boxed{0.5} so \boxed{\frac{1}{2}}", "0.5"),
         ("last_number", "from 3 to 1,200.5.", "1200.5"),
         ("last_number", "it is -4", "-4"),
         ("none", " x ", "x"),

@@ -59,6 +59,23 @@ def test_prompt_data_module_renders_drops_and_batches(tokenizer_path, caplog):
     assert data.test_dataloader() == []
 
 
+def test_a_chat_and_several_answers_reach_the_prompt(tokenizer_path):
+    turns = ({"role": "system", "content": "Be brief."}, {"role": "user", "content": "1+1?"})
+    listed, tokenizer = Listed(1), byte_tokenizer()
+    listed.problems = [Problem("u", "1+1?", "2 or two", "It is 2.", ("2", "two"), turns)]
+    data = PromptDataModule(listed, tokenizer_path, template=PromptTemplate(text="{problem}"), prompts_per_step=1)
+    data.setup("fit")
+    ((prompt,),) = (batch.prompts for batch in data.train_dataloader())
+    whole = tokenizer.apply_chat_template(list(turns), add_generation_prompt=True, tokenize=True)["input_ids"]
+    assert (prompt.ids, prompt.problem, prompt.answers) == (tuple(whole), "1+1?", ("2", "two"))
+    supervised = SFTDataModule(listed, tokenizer_path, template=PromptTemplate(text="{problem}"), batch_size=1)
+    supervised.setup("fit")
+    (batch,) = supervised.train_dataloader()
+    assert tuple(batch.ids[0][: batch.prompt_lengths[0]]) == prompt.ids
+    with pytest.raises(DataError, match=r"problem 'u': got a chat of turns system, user.*template\.style chat"):
+        PromptDataModule(listed, tokenizer_path, template=PromptTemplate("plain", "{problem}")).setup("fit")
+
+
 def test_prompt_data_module_errors(tokenizer_path):
     plain = PromptTemplate(style="plain", text="{problem}")
     with pytest.raises(DataError, match="all longer than 2 tokens"):

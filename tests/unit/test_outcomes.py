@@ -1,7 +1,7 @@
 """Where the outcomes of a stream of rollouts come from: a GenORM, or the rule verifier."""
 
 import time
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from types import SimpleNamespace
 
 import pytest
@@ -100,6 +100,52 @@ def test_a_rule_outcome_that_takes_long_is_waited_for_without_spinning():
     started = time.monotonic()
     source.step(5.0)
     assert time.monotonic() - started < 1
+
+
+class ByHand:
+    """A verifier whose answers are given by the test, by gold."""
+
+    def __init__(self) -> None:
+        self.asked: dict[str, Future] = {}
+
+    def submit(self, gold: str, response: str) -> Future:
+        self.asked[gold] = Future()
+        return self.asked[gold]
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "outcome"),
+    [((0.0, 1.0, None), 1.0), ((1.0, 0.0, 0.0), 1.0), ((0.0, None, 0.0), None), ((0.0, 0.0, 0.0), 0.0)],
+)
+def test_of_several_gold_answers_any_is_right_and_unknown_only_if_none_is(outcomes, outcome):
+    verifier = ByHand()
+    future = RuleOutcomes(verifier).submit(Prompt("p", "?", (1,), "a or b or c", answers=("a", "b", "c")), "x")
+    assert list(verifier.asked) == ["a", "b", "c"]
+    for asked, one in zip(reversed(verifier.asked.values()), reversed(outcomes), strict=True):
+        assert not future.done()
+        asked.set_result(one)
+    assert future.result(timeout=0) == outcome
+
+
+def test_what_asks_several_gold_answers_frees_them_when_it_is_given_up_and_passes_errors_on():
+    two = Prompt("p", "?", (1,), "a or b", answers=("a", "b"))
+    verifier = ByHand()
+    assert RuleOutcomes(verifier).submit(two, "x").cancel()
+    assert all(asked.cancelled() for asked in verifier.asked.values())
+    for end in (lambda asked: asked.cancel(), lambda asked: asked.set_exception(JudgeError("a", "b"))):
+        future = RuleOutcomes(verifier).submit(two, "x")
+        verifier.asked["b"].set_result(1.0)
+        end(verifier.asked["a"])
+        with pytest.raises((CancelledError, JudgeError)):
+            future.result(timeout=0)
+
+
+def test_a_stream_takes_any_of_several_gold_answers():
+    prompt = Prompt("p", "?", (1,), "3 or x+1", answers=("3", "x+1"))
+    policy = ScriptedEngine(["\\boxed{3}", "\\boxed{1+x}", "\\boxed{3, x+1}", "\\boxed{4}"])
+    with Verifier() as verifier:
+        got = {rollout.row: rollout.outcome for rollout in stream_rollouts(policy, verifier, draws(4, prompt))}
+    assert got == {0: 1.0, 1: 1.0, 2: 0.0, 3: 0.0}
 
 
 def test_an_outcome_source_must_submit_and_step():
