@@ -69,7 +69,7 @@ def _parser() -> "ArgumentParser":
         "because the judge could not be reached is then asked again.",
     )
     parser.add_argument("--config", action="config", help="YAML file of these settings, for example of judge.")
-    parser.add_argument("file", type=str, metavar="FILE.jsonl", help="the solutions; jsonl or parquet")
+    parser.add_argument("file", type=str, metavar="FILE.jsonl", help="the solutions; jsonl, JSON, csv, tsv or parquet")
     parser.add_class_arguments(GenPRM, "judge")
     parser.add_argument("--style", type=Style, default="paragraph", help="How a `solution` is split into steps.")
     parser.link_arguments("style", "judge.style")

@@ -34,7 +34,7 @@ class LabelledSource(ABC):
 
 
 class LabelledFile(LabelledSource):
-    """Labelled solutions from a jsonl or parquet file in the form of ProcessBench.
+    """Labelled solutions from a file in the form of ProcessBench.
 
     Args:
         path: the file; fields problem, steps (or solution) and label, the first wrong step from 0, -1 for none.
