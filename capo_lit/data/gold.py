@@ -23,6 +23,8 @@ _NUMBER = re.compile(
 _FRACTION = re.compile(r"\+?(-?[0-9]+/[0-9]+)")
 _E_NOTATION = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][+-]?[0-9]{1,3}")
 _GROUPED = re.compile(r"(?<![0-9,.])[1-9][0-9]{0,2}(?:,[0-9]{3})+(?!,?[0-9])")
+_BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*")
+_BARE = re.compile(r"(?:\\[()\[\]]|\s|\$|$)")
 _HASHES = re.compile(r"####[ \t]*([^\n]*)")
 _NO_NUMBER = re.compile(r"[+-]?(?:nan|inf)", re.IGNORECASE)
 
@@ -102,16 +104,14 @@ def all_boxes(text: str) -> list[str]:
     """
     boxes, start = [], 0
     while found := _BOX.search(text, start):
-        content, start = _braced(text, found.end()) if text[found.end() :][:1] == "{" else _unbraced(text, found.end())
+        content, start = (
+            _braced(text, found.end()) if text.startswith("{", found.end()) else _unbraced(text, found.end())
+        )
         inner = all_boxes(content) if _BOX.match(content) else []
         if not content:
             raise DataError(f"the box {text[found.start() :][:40]!r}", "one with content that closes")
         boxes.append(inner[0] if len(inner) == 1 else content)
     return boxes
-
-
-_BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*")
-_BARE = re.compile(r"(?:\\[()\[\]]|\s|\$|$)")
 
 
 def _braced(text: str, start: int) -> tuple[str, int]:
@@ -131,7 +131,7 @@ def _unbraced(text: str, start: int) -> tuple[str, int]:
     end = _BARE.search(text, start)
     stop = end.start() if end else len(text)
     content = text[start:stop].rstrip(".,;:")
-    torn = content.count("{") != content.count("}") or re.search(r"\\[A-Za-z]+$", content)
+    torn = content.count("{") != content.count("}") or re.search(r"\\[A-Za-z]*$", content)
     return ("" if torn else content), stop
 
 

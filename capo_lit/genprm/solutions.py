@@ -77,8 +77,8 @@ def read_solutions(path: Path, style: Style = "paragraph", needs_reference: bool
     """All solutions of a file.
 
     Args:
-        path: jsonl or parquet. Fields: problem; steps (a list of texts) or else solution (one text); optionally
-            label, id (file name and line without it), reference and answer.
+        path: a file that read_rows takes. Fields: problem; steps (a list of texts) or else solution (one text);
+            optionally label, id (file name and line without it), reference and answer.
         style: how a solution is split; steps are taken as they are.
         needs_reference: whether the judge is shown a reference, so that every row must have one or an answer.
 

@@ -48,7 +48,7 @@ def test_the_last_number_is_taken_whole(text: str, number: str) -> None:
         *("12-5", "12 - 5", "x-3", "8\u22123", "3+4", r"3 \times 4", "6*7", "2 x 3", "- 4"),
         *("4,5", "4, 5", "(4,5)", "(4, 5)", "[0, 4]", "(1,200)", "12,34,567", "1,20", "2; 3"),
         *("2^{10}", "2^10", "10\u00b2", "3\u00bd", "\u00bd", "3 1/2", r"2\frac{1}{2}", r"\sqrt{2}", "\u221a2"),
-        *("1 000", r"1\,000", "2 million", "5!", "2 \u03c0", r"2\pi", "4x", "x_2", "f(4)", "f( 4 )", "4th"),
+        *("1 000", r"1\,000", "2 million", "5!", "2 \u03c0", r"2\pi", "4x", "4cm", "x_2", "f(4)", "f( 4 )", "4th"),
         *("x<=4", "x < 4", "1/2/3", "1.2.3", "3:45", r"6.02 \times 10^{23}", r"\pm 3", r"\frac{n}{2}"),
     ],
 )
@@ -111,7 +111,9 @@ def test_every_box_is_read(text: str, boxes: list[str]) -> None:
     assert all_boxes(text) == boxes
 
 
-@pytest.mark.parametrize("text", [r"\boxed{", r"\boxed{}", r"\boxed", r"$\boxed \frac {1} {2}$", r"\boxed{1} \boxed{2"])
+@pytest.mark.parametrize(
+    "text", [r"\boxed{", r"\boxed{}", r"\boxed", r"$\boxed \frac {1} {2}$", r"\boxed \$5", r"\boxed{1} \boxed{2"]
+)
 def test_a_box_that_cannot_be_read_is_refused(text: str) -> None:
     with pytest.raises(DataError, match="the box"):
         all_boxes(text)
