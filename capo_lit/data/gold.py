@@ -10,7 +10,7 @@ from typing import Literal
 
 from capo_lit.data.values import plain
 from capo_lit.errors import DataError
-from capo_lit.verify_answer import answer_key
+from capo_lit.verify_exact import answer_key
 
 Extraction = Literal["none", "gsm8k", "boxed", "last_number"]
 
