@@ -5,7 +5,7 @@ import math
 import threading
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import CancelledError, Future
 from concurrent.futures.process import BrokenProcessPool
 from types import TracebackType
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from capo_lit.errors import ConfigError, VerifierError
 from capo_lit.verify_answer import final_answer, gold_answer, is_oversized
 from capo_lit.verify_checks import comparable
-from capo_lit.verify_exact import compare_exact
+from capo_lit.verify_exact import compare_exact, is_settled
 from capo_lit.verify_normal import Form, normalise
 from capo_lit.verify_worker import WorkerContext, judge, start_worker
 
@@ -107,6 +107,24 @@ class Verifier:
             return self._settle(out, 0.0, "unreadable")
         self._ask(key, out, 1)
         return out
+
+    def text_only(self, golds: Iterable[str]) -> list[str]:
+        """The gold answers among `golds` that no algebra can be done with, such as 1/0 or 1, 2, ..., n.
+
+        A response is right by them only if it gives the same text or number. Golds that are numbers or words are not
+        among them, and cost nothing; the others are compared with themselves by the workers.
+        """
+        asked: dict[str, Future[Outcome] | None] = {}
+        for gold in dict.fromkeys(golds):
+            answer = gold_answer(gold)
+            form = normalise("" if is_oversized(answer) else answer)
+            if is_settled(form):
+                continue
+            asked[gold] = None
+            if comparable(form.text, form.text):
+                asked[gold] = out = Future()
+                self._ask((form, form), out, 1)
+        return [gold for gold, out in asked.items() if out is None or out.result() != 1.0]
 
     def close(self) -> None:
         """End the workers; what is still in flight becomes unknown. A later submit starts new workers."""

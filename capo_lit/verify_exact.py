@@ -53,6 +53,11 @@ def answer_key(answer: str) -> str:
     return tight(form.text or form.whole).casefold()
 
 
+def is_settled(form: Form) -> bool:
+    """Whether an answer is a number, a clock time or words, so that every comparison with its like is settled here."""
+    return any((number(form.text) is not None, _CLOCK.fullmatch(form.text), _WORDS.fullmatch(form.text)))
+
+
 def tight(text: str) -> str:
     """Without the blanks and braces that mean nothing; "1 2" stays apart from "12"."""
     return _LOOSE_BLANK.sub("", _LOOSE_BRACES.sub(r"\1", text))

@@ -14,6 +14,7 @@ from capo_lit.data.loader import PromptLoader
 from capo_lit.data.render import PromptTemplate, Renderer
 from capo_lit.data.sources import Problem, PromptSource
 from capo_lit.errors import ConfigError, DataError
+from capo_lit.verifier import Verifier
 
 log = logging.getLogger(__name__)
 Item = TypeVar("Item")
@@ -63,8 +64,10 @@ class RenderedData(LightningDataModule, Generic[Item]):
                 continue
             if split == "train":
                 self._train = self._rendered(split, source, self.render_train)
+                items = self._train
             else:
-                self._prompts[split] = self._rendered(split, source, render_prompt)
+                items = self._prompts[split] = self._rendered(split, source, render_prompt)
+            _name_text_golds(split, [item for _, item in items if isinstance(item, Prompt)])
 
     def train_dataloader(self) -> PromptLoader[Item, Any]:
         """Shuffled, resumable; drops the last incomplete batch."""
@@ -137,6 +140,19 @@ class RenderedData(LightningDataModule, Generic[Item]):
                 ) from error
             self._renderer = Renderer(tokenizer, self._template)
         return self._renderer
+
+
+def _name_text_golds(split: str, prompts: Sequence[Prompt]) -> None:
+    """Warn of gold answers that the rule verifier can only compare as texts: a right answer spelled otherwise is wrong."""
+    golds = {gold: prompt.uid for prompt in reversed(prompts) for gold in prompt.answers or (prompt.answer,)}
+    with Verifier() as verifier:
+        found = verifier.text_only(golds)
+    if found:
+        shown = "; ".join(f"{golds[gold]}: {gold[:60]!r}" for gold in found[:5]) + ("; ..." if len(found) > 5 else "")
+        log.warning(
+            "%s: %d gold answers can be compared as text only, since math-verify cannot compare them: %s",
+            split, len(found), shown,
+        )  # fmt: skip
 
 
 def render_prompt(problem: Problem, renderer: Renderer) -> tuple[Prompt, int]:

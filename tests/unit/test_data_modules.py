@@ -172,3 +172,17 @@ def test_a_killed_fit_resumes_in_the_middle_of_an_epoch(tokenizer_path, tmp_path
         second = run(None, str(folder / f"step={fail_at}.ckpt"), folder)
         assert [s for s in first.seen + second.seen if s[0] != "val"] == [s for s in whole.seen if s[0] != "val"]
         assert torch.equal(second.weight, whole.weight)
+
+
+def test_golds_that_nothing_but_text_can_be_compared_with_are_named_at_loading(tokenizer_path, caplog):
+    class Odd(Listed):
+        def load(self):
+            return [*super().load(), Problem("odd", "x", r"\frac{1}{0}"), Problem("dots", "x", r"1, \ldots, n")]
+
+    plain = PromptTemplate(style="plain", text="{problem}")
+    with caplog.at_level("WARNING", logger="capo_lit.data.module"):
+        PromptDataModule(Odd(2), tokenizer_path, val=Listed(2), template=plain).setup("fit")
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert message.startswith("train: 2 gold answers can be compared as text only")
+    assert "odd: " in message
+    assert "dots: " in message

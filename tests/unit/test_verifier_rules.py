@@ -180,3 +180,13 @@ def test_the_last_box_with_content_counts_and_an_open_one_is_none():
 )
 def test_what_math_verify_may_be_asked(gold, answer, expected):
     assert comparable(gold, answer) is expected
+
+
+def test_golds_that_only_text_can_be_compared_with_are_named():
+    golds = ["5", "3/4", "9:00", "Paris", r"\frac{1}{0}", r"1, 2, \ldots, n", "x^2+1", "(1,2)", "", "x" * 2000]
+    with Verifier(timeout_s=20) as verifier:
+        assert verifier.text_only(golds) == [r"\frac{1}{0}", r"1, 2, \ldots, n", "", "x" * 2000]
+        assert verifier.score([(r"\frac{1}{0}", r"\boxed{\frac{1}{0}}"), (r"\frac{1}{0}", r"\boxed{3}")]) == [1.0, 0.0]
+    with Verifier() as verifier:
+        assert verifier.text_only(["5", "3/4", "9:00", "Paris"]) == []
+        assert verifier._pool is None, "numbers and words need no worker"
