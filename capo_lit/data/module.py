@@ -143,7 +143,7 @@ class RenderedData(LightningDataModule, Generic[Item]):
 
 
 def _name_text_golds(split: str, prompts: Sequence[Prompt]) -> None:
-    """Warn of gold answers that the rule verifier can only compare as texts: a right answer spelled otherwise is wrong."""
+    """Warn of golds that the rule verifier can compare as texts only: a right answer spelled otherwise is wrong."""
     golds = {gold: prompt.uid for prompt in reversed(prompts) for gold in prompt.answers or (prompt.answer,)}
     with Verifier() as verifier:
         found = verifier.text_only(golds)
