@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from capo_lit.batch import Completion, Critique, FinishReason, Rollout, Span
 from capo_lit.core.votes import VoteRule, settled
 from capo_lit.engines.base import Request
-from capo_lit.genprm.parse import last_box, parse_critique
+from capo_lit.genprm.boxes import last_box
+from capo_lit.genprm.parse import parse_critique
 from capo_lit.genprm.store import StoredReply, StoreKey
 
 

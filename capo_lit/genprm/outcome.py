@@ -12,7 +12,8 @@ from capo_lit.batch import Completion, Prompt
 from capo_lit.core.votes import settled, tally
 from capo_lit.engines.base import Engine, Request, Sampling
 from capo_lit.errors import ConfigError, EngineError, JudgeError, check_settings
-from capo_lit.genprm.parse import last_box, spoken
+from capo_lit.genprm.boxes import last_box
+from capo_lit.genprm.parse import spoken
 from capo_lit.genprm.prompts import PACKAGED, load_template
 from capo_lit.genprm.render import render_messages
 from capo_lit.outcomes import OutcomeSource

@@ -90,9 +90,9 @@ UNDERSTOOD = [
     (r"\boxed{\textbf{3}}", {3}),
     (r"\boxed{1,\,2}", {1, 2}),
     (r"\boxed{1,~2}", {1, 2}),
-    # the last box counts
+    # a box that is somebody else's, and boxes that repeat the verdict
+    ("\\boxed{1}, I am sure: \\boxed{1}", {1}),
     (r"The student wrote \boxed{21}. Verdict: \boxed{1}", {1}),
-    (r"\boxed{1} no, wait: \boxed{none}", set()),
     (r"\boxed{\boxed{1}}", {1}),
     ("\\boxed{1}\n\nI hope this helps.", {1}),
     ("```\n\\boxed{1}\n```", {1}),
@@ -139,6 +139,7 @@ ABSTAINS = [
     r"\boxed{2, -1}",
     r"\boxed{none, 2}",
     r"\boxed{no step 3}",
+    r"\boxed{1} no, wait: \boxed{none}",
     # not understood
     r"\boxed{42 apples}",
     r"\boxed{3 apples}",
@@ -161,7 +162,6 @@ ABSTAINS = [
     r"\boxed{\frac{1}{2}}",
     r"\boxed{2^2}",
     "\\boxed{3\u00b2}",
-    "\\boxed{\uff13}",
     r"\boxed{01}",
     r"\boxed{1,000}",
     r"\boxed{1{,}2}",

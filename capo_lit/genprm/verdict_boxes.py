@@ -1,0 +1,86 @@
+"""Which boxes of a reply are the judge's verdict, and what they say together."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from capo_lit.genprm.boxes import Box, Standing, joined, named_before, retracted, standing
+
+Steps = frozenset[int]
+# A number, numbers or nothing, in whatever mark-up: not the words of a verdict.
+_WORDLESS = re.compile(r"(?:[^\w\u2205]|\\[a-z]+|[0-9_])*", re.IGNORECASE)
+
+
+@dataclass(slots=True)
+class Said:
+    """What one box, or a list of boxes, says.
+
+    Attributes:
+        steps: that it names; None if it is not understood.
+        standing: what the words around it make of it.
+        confirmed: whether the text before it calls exactly these steps wrong.
+        end: where the text after it begins.
+    """
+
+    steps: Steps | None
+    standing: Standing
+    confirmed: bool
+    end: int
+
+
+def boxed_verdict(
+    text: str, boxes: list[Box], quoted: Callable[[int], bool], read: Callable[[str], Steps | None], index_base: int = 0
+) -> tuple[Steps | None, bool]:
+    """What the boxes of a text say together.
+
+    Args:
+        text: the judge's own turn.
+        boxes: all of it, in order.
+        quoted: whether a place of it lies in a quotation.
+        read: the steps that a box's content names, None if it is not understood.
+        index_base: the number of the first step.
+
+    Returns:
+        The steps, None if the boxes differ or one is not understood; and whether any box is a verdict.
+    """
+    said = [one for one in _said(text, boxes, quoted, read, index_base) if one.standing is not Standing.NOT]
+    # What is not understood was something else, a result perhaps, if a verdict follows that is.
+    said = [one for one in said[:-1] if one.steps is not None or one.standing is Standing.NAMED] + said[-1:]
+    if not said or any(one.steps is None for one in said) or retracted(text, said[-1].end):
+        return None, bool(said)
+    steps = {one.steps for one in said if one.steps is not None}
+    return (steps.pop() if len(steps) == 1 else _union(said)), True
+
+
+def _union(said: list[Said]) -> Steps | None:
+    """One box a step, each of which the text before it calls wrong, and perhaps a last box with all of them."""
+    named = [one.steps for one in said if one.confirmed and one.steps]
+    union = Steps().union(*named)
+    return union if len(named) > 1 and all(one.steps == union for one in said if not one.confirmed) else None
+
+
+def _said(
+    text: str, boxes: list[Box], quoted: Callable[[int], bool], read: Callable[[str], Steps | None], index_base: int
+) -> list[Said]:
+    said: list[Said] = []
+    floor = 0
+    before: Box | None = None
+    for box in boxes:
+        steps = read(box.content)
+        if before is not None and joined(text, before, box):
+            said[-1] = _both(said[-1], steps, box.end)
+        else:
+            numbers = None if steps is None else Steps(step + index_base for step in steps)
+            kind = Standing.NOT if quoted(box.start) else standing(text, box, floor, numbers)
+            if kind is Standing.NUMBER:
+                kind = Standing.NOT if steps is None or _WORDLESS.fullmatch(box.content) else Standing.OWN
+            said.append(Said(steps, kind, named_before(text, box, floor, numbers), box.end))
+        before, floor = box, box.end
+    return said
+
+
+def _both(one: Said, steps: Steps | None, end: int) -> Said:
+    """A list of boxes: they are one verdict, whose words stand before the first."""
+    if one.steps is None or steps is None or bool(one.steps) != bool(steps):
+        return Said(None, one.standing, False, end)
+    return Said(one.steps | steps, one.standing, False, end)
