@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from capo_lit.batch import Completion, Critique, FinishReason, Rollout, Span
 from capo_lit.core.votes import VoteRule, settled
 from capo_lit.engines.base import Request
-from capo_lit.genprm.boxes import last_box
 from capo_lit.genprm.parse import parse_critique
 from capo_lit.genprm.store import StoredReply, StoreKey
+from capo_lit.genprm.verdict_boxes import echoes
+from capo_lit.genprm.verdict_json import content_steps
 
 
 @dataclass(eq=False, slots=True)
@@ -156,14 +157,10 @@ def _failure(future: "Future[Completion]") -> Critique | None:
 
 def _read(reply: str, finish_reason: FinishReason, asking: Asking) -> tuple[frozenset[int] | None, str]:
     """The wrong steps that a reply names, or None and the cause."""
-    wrong = parse_critique(reply, len(asking.spans), asking.index_base)
+    num_steps, base = len(asking.spans), asking.index_base
+    wrong = parse_critique(reply, num_steps, base)
     cut = finish_reason == "length"
-    if cut and wrong is not None and _quoted(reply, asking.rollout.completion.text):
+    solution = asking.rollout.completion.text
+    if cut and wrong is not None and echoes(reply, solution, wrong, lambda box: content_steps(box, num_steps, base)):
         wrong = None
     return wrong, "" if wrong is not None else "length" if cut else "parse"
-
-
-def _quoted(reply: str, solution: str) -> bool:
-    """Whether the last box of an unfinished reply also stands in the solution, so that it may be no verdict."""
-    box = last_box(reply)
-    return box is not None and f"\\boxed{{{box}}}" in solution

@@ -40,9 +40,9 @@ _OTHERS = re.compile(
     re.IGNORECASE,
 )
 _ORDERS = re.compile(
-    r"\b(?:format\w*|examples?|e\.g|instance|such as|instruct\w*|asked|told|supposed|required|requested|must|should|shall|(?:need|needs|have"
-    r"|has) to|please|finish with|end with|place|enclose\w*|wrap\w*|inside|within|remember|placeholder|separated by|hypothetical\w*)\b|(?<!\bI )(?<!\bwe )(?<!\bto )(?<!I will )(?<!I'll )\b(?:write|put|use|output)\b"
-    r"|\b(?:put|write)\w*\b.*\bin\W*\Z",
+    r"\b(?:format\w*|examples?|e\.g|instance|such as|instruct\w*|asked|told|supposed|required|requested|(?:need|needs|have|has) to|please"
+    r"|finish with|end with|enclose\w*|remember|placeholder|separated by|hypothetical\w*)\b|\b(?:inside|within)\W*\Z"
+    r"|(?:\A|[,;:.]|\bthen|\band|(?<!like )(?<!will )\bto)\W*(?:write|put|use|give|reply|respond|return|place|wrap)\b|\b(?:put|write)\w*\b.*\bin\W*\Z",
     re.IGNORECASE | re.DOTALL,
 )
 # Right before the box: the box is what somebody says.
@@ -55,8 +55,9 @@ _SPEECH = re.compile(
 )
 _CORRECTED = re.compile(r"\bcorrect(?:ed)? (?:\w+ )?(?:answer|value|result|version|calculation|total|sum)\b", re.IGNORECASE)
 _DOUBTS = re.compile(
-    r"\b(?:if|when|unless|whether|otherwise|else|would|could|might|may|maybe|perhaps|possibly|either|suppose|assum\w+|instead of"
-    r"|rather than|unsure|not sure|no longer|or|once|before|previously|earlier|at first|initially)\b"
+    r"\b(?:if|when (?:no|all|every|each|nothing|there)|unless|whether|otherwise|else|maybe|perhaps|possibly|either|suppose|assuming|instead of"
+    r"|rather than|unsure|not sure|no longer|or|previously|at first|initially)\b"
+    r"|\b(?:should|must|shall|would|could|might|may)\b(?:\W+[^\W\d]+){0,6}\W*\Z"
     r"|(?:\b(?:not|never|neither|nor|no|without)|n't)\W+(?:(?:in|at|the|a|wrong|steps?|paragraphs?|errors?|mistakes?|to|be)\W+)*\Z"
     r"|\u4e0d\u662f\s*\Z|\u53ef\u80fd|\u6216",
     re.IGNORECASE,
@@ -81,14 +82,14 @@ _WORD = re.compile(r"[^\W_]+")
 _STEP_NUMBER = re.compile(r"(?:steps?|paragraphs?)[\s_#.:-]*([0-9]{1,9})(?![0-9])|\u7b2c\s*([0-9]{1,9})\s*\u6b65", re.IGNORECASE)
 _TAIL = re.compile(
     r"\W*(?!(?:is|are|as) (?:my|the (?:verdict|wrong|incorrect|faulty|first wrong))\b)(?:is|was|are|were|would|could|should|might|may|if|when"
-    r"|unless|means?|meant|appears?|appeared|stands?|comes?|as|says?|said|writes|wrote|which|from|of|by|or|in (?:the|their|his|her|step)"
+    r"|unless|means?|meant|appears?|appeared|stands?|comes?|as an?|as the (?:final )?(?:answer|result)|says?|said|writes|wrote|which|from|of|by|or|in (?:the|their|his|her|step)"
     r"|at the end|for (?:the|no|all)|instead|units?)\b|\s*[+=/^]|\W*\u662f(?!\u6211)",
     re.IGNORECASE,
 )
 # A verdict that one of these follows was taken back, or may have been.
 _RETRACTS = re.compile(
     r"\b(?:wait|on second thou?ghts?|scratch that|correction|take (?:it|that|this) back|let me (?:re\w+|correct|double)|i was wrong|my mistake"
-    r"|never ?mind)\b|(?:\A|[.!?\n,])\W*(?:actually|hmm+|no|oops|sorry)\b(?! (?:step|other|further|error|mistake|more))|\u7b49\u7b49|\u66f4\u6b63",
+    r"|never ?mind)\b|(?:\A|[.!?\n,])\W{0,5}(?:actually|hmm+|no|oops|sorry)\b(?! (?:step|other|further|error|mistake|more))|\u7b49\u7b49|\u66f4\u6b63",
     re.IGNORECASE,
 )
 _JOIN = re.compile(rf"(?:{_MARKUP}|[,;\u3001\uff0c&]|and\b|also\b|\u548c)+", re.IGNORECASE)
@@ -244,7 +245,7 @@ def disowned(text: str, start: int, end: int) -> bool:
 
 def retracted(text: str, end: int) -> bool:
     """Whether what follows a verdict takes it back, or may."""
-    return _RETRACTS.search(text, end) is not None
+    return _RETRACTS.search(text[end:]) is not None
 
 
 def joined(text: str, box: Box, other: Box) -> bool:

@@ -12,10 +12,11 @@ from capo_lit.batch import Completion, Prompt
 from capo_lit.core.votes import settled, tally
 from capo_lit.engines.base import Engine, Request, Sampling
 from capo_lit.errors import ConfigError, EngineError, JudgeError, check_settings
-from capo_lit.genprm.boxes import last_box
-from capo_lit.genprm.parse import spoken
+from capo_lit.genprm.boxes import boxes_of
 from capo_lit.genprm.prompts import PACKAGED, load_template
 from capo_lit.genprm.render import render_messages
+from capo_lit.genprm.spoken import Quotations, spoken, unfenced
+from capo_lit.genprm.verdict_boxes import boxed_verdict, echoes
 from capo_lit.outcomes import OutcomeSource
 from capo_lit.seeding import derive_seed
 from capo_lit.verifier import Outcome
@@ -28,19 +29,27 @@ Vote = frozenset[int] | None
 
 
 def parse_outcome(reply: str) -> bool | None:
-    r"""The verdict of a reply: what its last box says.
+    r"""The verdict of a reply: what the boxes say that are the judge's own.
 
     Args:
         reply: the judge's own turn, verbatim.
 
     Returns:
         Whether the answer is right: \boxed{yes} or \boxed{no}, with any case and markup. None if the reply abstains:
-        no box outside its thinking, or anything else in the last one.
+        no such box outside its thinking and quotations, two that differ, or anything else in the last one.
     """
     said = spoken(reply)
-    box = None if said is None else last_box(said)
-    match = None if box is None else _VERDICT.fullmatch(box.strip())
-    return match[1].lower() == "yes" if match else None
+    boxes = None if said is None else boxes_of(said := unfenced(said))
+    if said is None or boxes is None:
+        return None
+    quotations = Quotations(said, [(box.start, box.end) for box in boxes])
+    vote, _ = boxed_verdict(said, boxes, quotations.hold, _boxed_vote, index_base=None)
+    return None if vote is None else vote == _RIGHT
+
+
+def _boxed_vote(content: str) -> Vote:
+    match = _VERDICT.fullmatch(content.strip())
+    return None if match is None else _RIGHT if match[1].lower() == "yes" else _WRONG
 
 
 @dataclass(eq=False, slots=True)
@@ -221,12 +230,13 @@ class GenORM(OutcomeSource):
         counted = reply.completion_tokens
         self.counters["completion_tokens"] += len(reply.ids) if counted is None else counted
         right, cut = parse_outcome(reply.text), reply.finish_reason == "length"
-        # The last box of an unfinished reply may be a quotation of the solution's.
-        if right is None or (cut and f"\\boxed{{{last_box(reply.text)}}}" in response):
+        vote = None if right is None else _RIGHT if right else _WRONG
+        # A box of an unfinished reply may be a quotation of the solution's.
+        if vote is None or (cut and echoes(reply.text, response, vote, _boxed_vote)):
             self.counters["length" if cut else "parse"] += 1
             return None
         self.counters["yes" if right else "no"] += 1
-        return _RIGHT if right else _WRONG
+        return vote
 
 
 def _failed(error: EngineError) -> "Future[Completion]":

@@ -5,11 +5,10 @@ thinking, outside quotations, not as somebody else's, as an instruction or as a 
 say the same, or be one box a step in a text that says so.
 """
 
-from capo_lit.genprm.boxes import boxes_of, disowned
-from capo_lit.genprm.naming import named
-from capo_lit.genprm.spoken import JSON_KEY, Quotations, Span, spoken, unfenced
+from capo_lit.genprm.boxes import boxes_of, disowned, retracted
+from capo_lit.genprm.spoken import Quotations, Span, spoken, unfenced
 from capo_lit.genprm.verdict_boxes import boxed_verdict
-from capo_lit.genprm.verdict_json import has_loose_key, object_steps, verdict_objects
+from capo_lit.genprm.verdict_json import content_steps, has_loose_key, object_steps, verdict_objects
 
 Steps = frozenset[int]
 
@@ -43,7 +42,7 @@ def parse_critique(reply: str, num_steps: int, index_base: int = 0) -> Steps | N
         return None
     quotations = Quotations(text, sorted([*objects, *((box.start, box.end) for box in boxes)]))
     boxed, any_box = boxed_verdict(
-        text, boxes, quotations.hold, lambda content: _content(content, num_steps, index_base), index_base
+        text, boxes, quotations.hold, lambda content: content_steps(content, num_steps, index_base), index_base
     )
     verdicts = [boxed] if any_box else []
     verdicts += [
@@ -51,16 +50,10 @@ def parse_critique(reply: str, num_steps: int, index_base: int = 0) -> Steps | N
         for start, end in objects
         if not quotations.hold(start) and not disowned(text, start, end)
     ]
+    if objects and retracted(text, objects[-1][1]):
+        return None
     # Of two verdicts that differ, neither is the judge's.
     return verdicts[0] if verdicts and len(set(verdicts)) == 1 else None
-
-
-def _content(content: str, num_steps: int, index_base: int) -> Steps | None:
-    """What stands in a box: JSON, or a list or words."""
-    if '"' in content and ":" in content and JSON_KEY in content.replace("\\_", "_"):
-        body = content.replace("\\{", "{").replace("\\}", "}").replace("\\_", "_").strip()
-        return object_steps(body if body.startswith("{") else f"{{{body}}}", num_steps, index_base)
-    return named(content, num_steps, index_base)
 
 
 def _blanked(text: str, spans: list[Span]) -> str:

@@ -15,8 +15,7 @@ _TURN = re.compile(
     re.IGNORECASE,
 )
 _ROLE = re.compile(r"\s*+(?:(?:assistant|model)\b)?\s*+", re.IGNORECASE)
-_FENCE = re.compile(r"^[ \t]*+(?:`{3,}|~{3,})([^\n`]*+)$", re.MULTILINE)
-_FENCE_MARK = re.compile(r"```+(?:json|markdown|text|latex|md)?", re.IGNORECASE)
+_FENCE = re.compile(r"^[ \t]*+(?:`{3,}+|~{3,}+)([^\n`]*+)$", re.MULTILINE)
 _BLOCKQUOTE = re.compile(r"^[ \t]*+>[^\n]*+", re.MULTILINE)
 # Tags in which a judge repeats what it was shown; <answer> or <verdict> hold its own word.
 _TAG = re.compile(
@@ -30,7 +29,6 @@ _MARKS = re.compile(
     r"|(?P<open>[\u201c\u2018\u00ab\u300c\u300e])|(?P<close>[\u201d\u2019\u00bb\u300d\u300f])|(?P<end>\n[ \t]*+\n)"
 )
 _PAIRS = {"\u201c": "\u201d", "\u2018": "\u2019", "\u00ab": "\u00bb", "\u300c": "\u300d", "\u300e": "\u300f"}
-_BARE_VERDICT = re.compile(r"[\s$*]*+(?:\\boxed\s*+)?\{[^\n]*\}[\s$*.]*+")
 
 Span = tuple[int, int]
 

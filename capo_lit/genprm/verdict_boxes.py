@@ -4,9 +4,11 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from capo_lit.genprm.boxes import Box, Standing, joined, named_before, retracted, standing
+from capo_lit.genprm.boxes import Box, Standing, boxes_of, joined, named_before, retracted, standing
+from capo_lit.genprm.spoken import spoken
 
 Steps = frozenset[int]
+Read = Callable[[str], Steps | None]
 # A number, numbers or nothing, in whatever mark-up: not the words of a verdict.
 _WORDLESS = re.compile(r"(?:[^\w\u2205]|\\[a-z]+|[0-9_])*", re.IGNORECASE)
 
@@ -29,7 +31,7 @@ class Said:
 
 
 def boxed_verdict(
-    text: str, boxes: list[Box], quoted: Callable[[int], bool], read: Callable[[str], Steps | None], index_base: int = 0
+    text: str, boxes: list[Box], quoted: Callable[[int], bool], read: Read, index_base: int | None
 ) -> tuple[Steps | None, bool]:
     """What the boxes of a text say together.
 
@@ -38,7 +40,7 @@ def boxed_verdict(
         boxes: all of it, in order.
         quoted: whether a place of it lies in a quotation.
         read: the steps that a box's content names, None if it is not understood.
-        index_base: the number of the first step.
+        index_base: the number of the first step; None if boxes hold a word and no numbers.
 
     Returns:
         The steps, None if the boxes differ or one is not understood; and whether any box is a verdict.
@@ -60,7 +62,7 @@ def _union(said: list[Said]) -> Steps | None:
 
 
 def _said(
-    text: str, boxes: list[Box], quoted: Callable[[int], bool], read: Callable[[str], Steps | None], index_base: int
+    text: str, boxes: list[Box], quoted: Callable[[int], bool], read: Read, index_base: int | None
 ) -> list[Said]:
     said: list[Said] = []
     floor = 0
@@ -70,7 +72,7 @@ def _said(
         if before is not None and joined(text, before, box):
             said[-1] = _both(said[-1], steps, box.end)
         else:
-            numbers = None if steps is None else Steps(step + index_base for step in steps)
+            numbers = _numbers(steps, index_base)
             kind = Standing.NOT if quoted(box.start) else standing(text, box, floor, numbers)
             if kind is Standing.NUMBER:
                 kind = Standing.NOT if steps is None or _WORDLESS.fullmatch(box.content) else Standing.OWN
@@ -84,3 +86,24 @@ def _both(one: Said, steps: Steps | None, end: int) -> Said:
     if one.steps is None or steps is None or bool(one.steps) != bool(steps):
         return Said(None, one.standing, False, end)
     return Said(one.steps | steps, one.standing, False, end)
+
+
+def _numbers(steps: Steps | None, index_base: int | None) -> Steps | None:
+    """Steps as the judge counts them."""
+    if index_base is None:
+        return Steps()
+    return None if steps is None else Steps(step + index_base for step in steps)
+
+
+def echoes(reply: str, solution: str, verdict: Steps, read: Read) -> bool:
+    """Whether a box that may have led to a verdict also stands in the solution, so that it may be a quotation.
+
+    Args:
+        reply: one that does not end by itself, and may lack the words that say whose the box is.
+        solution: what was judged.
+        verdict: that the reply gives.
+        read: as for `boxed_verdict`.
+    """
+    boxes = boxes_of(spoken(reply) or "") or []
+    contents = {box.content for box in boxes if f"\\boxed{{{box.content}}}" in solution}
+    return any((steps := read(content)) is not None and steps <= verdict for content in contents)

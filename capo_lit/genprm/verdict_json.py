@@ -55,6 +55,14 @@ def _end(text: str, start: int) -> int | None:
     return None
 
 
+def content_steps(content: str, num_steps: int, index_base: int) -> frozenset[int] | None:
+    """What stands in a box: such an object, or a list or words."""
+    if '"' in content and ":" in content and JSON_KEY in content.replace("\\_", "_"):
+        body = content.replace("\\{", "{").replace("\\}", "}").replace("\\_", "_").strip()
+        return object_steps(body if body.startswith("{") else f"{{{body}}}", num_steps, index_base)
+    return named(content, num_steps, index_base)
+
+
 def object_steps(body: str, num_steps: int, index_base: int) -> frozenset[int] | None:
     """What an object says; None if it is no JSON, has no verdict of its own, or one that is not understood.
 

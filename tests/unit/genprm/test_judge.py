@@ -187,7 +187,7 @@ def test_a_box_quoted_from_the_solution_is_no_verdict_of_a_cut_reply(
     finish_reason: FinishReason, wrong: set[int] | None, cause: str
 ) -> None:
     solution = "First.\n\nSecond.\n\nSo \\boxed{2}."
-    engine = ScriptedEngine([Reply(r"It ends with \boxed{2}", finish_reason=finish_reason)])
+    engine = ScriptedEngine([Reply(r"\boxed{2}", finish_reason=finish_reason)])
     (item,) = judged(engine, [rollout(text=solution)], k=1)
     assert (item.critiques[0].wrong, item.critiques[0].cause) == (wrong, cause)
 

@@ -25,7 +25,7 @@ class Named(ScriptedEngine):
 
 
 def by_seed(request: Request) -> str:
-    return f"seed {request.seed}: \\boxed{{{request.seed % 3}}}"
+    return f"seed {request.seed}.\n\\boxed{{{request.seed % 3}}}"
 
 
 def test_what_was_answered_is_not_asked_again(tmp_path: Path) -> None:
@@ -42,7 +42,7 @@ def test_what_was_answered_is_not_asked_again(tmp_path: Path) -> None:
         assert [c.cached for c in other.critiques] == [True] * 4
         for fresh, cached in zip(one.critiques, other.critiques, strict=True):
             assert (fresh.reply, fresh.wrong, fresh.cause) == (cached.reply, cached.wrong, cached.cause)
-            # "seed <n>: \boxed{<m>}" is three words and an end token.
+            # "seed <n>." and "\boxed{<m>}" are three words and an end token.
             assert (cached.prompt_tokens, cached.completion_tokens, cached.seconds) == (7, 4, 0.5)
 
 
