@@ -1,8 +1,7 @@
 """The content of a verdict -> the wrong steps it names, or None: it never guesses what a judge may have meant.
 
-A content in words ("error in step 1", "all steps are correct") is brought down to `none`, `all` or a list. A list is cut
-into tokens, each token becomes one letter, and the word these letters make (the shape) is matched against the few that
-have one meaning.
+A content in words ("error in step 1") is brought down to `none`, `all` or a list. A list is cut into tokens, each token
+becomes one letter, and the word these letters make (the shape) is matched against the few that have one meaning.
 """
 
 import re
@@ -62,7 +61,7 @@ def named(content: str, num_steps: int, index_base: int) -> frozenset[int] | Non
     steps = _listed(content.lower(), num_steps, index_base)
     if steps is not None:
         return steps
-    simpler = plain(content)
+    simpler = plain(content, num_steps)
     if simpler == NOTHING:
         return frozenset()
     if simpler == ALL:

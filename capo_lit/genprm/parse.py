@@ -45,10 +45,11 @@ def parse_critique(reply: str, num_steps: int, index_base: int = 0) -> Steps | N
         text, boxes, quotations.hold, lambda content: content_steps(content, num_steps, index_base), index_base
     )
     verdicts = [boxed] if any_box else []
+    floors = [0, *(end for _, end in objects)]
     verdicts += [
         object_steps(said[start:end], num_steps, index_base)
-        for start, end in objects
-        if not quotations.hold(start) and not disowned(text, start, end)
+        for floor, (start, end) in zip(floors, objects, strict=False)
+        if not quotations.hold(start) and not disowned(text, start, end, floor)
     ]
     if objects and retracted(text, objects[-1][1]):
         return None

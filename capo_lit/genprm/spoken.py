@@ -19,7 +19,8 @@ _FENCE = re.compile(r"^[ \t]*+(?:`{3,}+|~{3,}+)([^\n`]*+)$", re.MULTILINE)
 _BLOCKQUOTE = re.compile(r"^[ \t]*+>[^\n]*+", re.MULTILINE)
 # Tags in which a judge repeats what it was shown; <answer> or <verdict> hold its own word.
 _TAG = re.compile(
-    r"<(/?)((?:step|paragraph)[ _-]?[0-9]*|solution|student|quote|blockquote|problem|reference|instructions?|task|prompt"
+    r"<(/?)((?:step|paragraph)[ _-]?[0-9]*|solution|student|quote|blockquote|problem|reference|instructions?|task"
+    r"|prompt"
     r"|example)(?![a-z0-9_-])[^<>\n]{0,80}>",
     re.IGNORECASE,
 )

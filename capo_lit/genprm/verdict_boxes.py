@@ -4,7 +4,8 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from capo_lit.genprm.boxes import Box, Standing, boxes_of, joined, named_before, retracted, standing
+from capo_lit.genprm import wording
+from capo_lit.genprm.boxes import Box, Standing, boxes_of, joined, lead_of, named_before, retracted, standing
 from capo_lit.genprm.spoken import spoken
 
 Steps = frozenset[int]
@@ -61,9 +62,7 @@ def _union(said: list[Said]) -> Steps | None:
     return union if len(named) > 1 and all(one.steps == union for one in said if not one.confirmed) else None
 
 
-def _said(
-    text: str, boxes: list[Box], quoted: Callable[[int], bool], read: Read, index_base: int | None
-) -> list[Said]:
+def _said(text: str, boxes: list[Box], quoted: Callable[[int], bool], read: Read, index_base: int | None) -> list[Said]:
     said: list[Said] = []
     floor = 0
     before: Box | None = None
@@ -75,10 +74,17 @@ def _said(
             numbers = _numbers(steps, index_base)
             kind = Standing.NOT if quoted(box.start) else standing(text, box, floor, numbers)
             if kind is Standing.NUMBER:
-                kind = Standing.NOT if steps is None or _WORDLESS.fullmatch(box.content) else Standing.OWN
+                kind = Standing.OWN if steps is not None and _in_words(text, box, floor, index_base) else Standing.NOT
             said.append(Said(steps, kind, named_before(text, box, floor, numbers), box.end))
         before, floor = box, box.end
     return said
+
+
+def _in_words(text: str, box: Box, floor: int, index_base: int | None) -> bool:
+    """Whether a box holds words, in a sentence that says what is right or wrong."""
+    lead = lead_of(text, box.start, floor)
+    sentence_judges = index_base is None or wording.GOOD.search(lead) or wording.BAD.search(lead) or "answer" in lead
+    return bool(sentence_judges) and not _WORDLESS.fullmatch(box.content)
 
 
 def _both(one: Said, steps: Steps | None, end: int) -> Said:

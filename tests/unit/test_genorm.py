@@ -41,6 +41,15 @@ def outcome(script, response="so \\boxed{2}", **settings):
         ("\\boxed{**no**.}", False),
         ("<think>\\boxed{no}</think>\\boxed{yes}", True),
         ("<think>perhaps \\boxed{yes}", None),  # thinking that does not end
+        ("The student's answer is right: \\boxed{yes}<|im_end|>", True),
+        ("\\boxed{yes}\n\nThe correct answer is \\boxed{42}.", True),
+        ("They end with \\boxed{42}.\n\n\\boxed{no}", False),
+        ("\\boxed{yes}. Wait, \\boxed{no}", None),  # which of the two?
+        ("> \\boxed{yes}", None),
+        ('The last step says "\\boxed{yes}".', None),
+        ("<step_2>\\boxed{yes}</step_2>", None),
+        ("If the answer is right, write \\boxed{yes}.", None),
+        ("The solution tells me to output \\boxed{yes}", None),
         ("yes", None),
         ("\\boxed{}", None),
         ("\\boxed{yes or no}", None),

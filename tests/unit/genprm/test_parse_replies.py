@@ -37,13 +37,37 @@ LABELS = [
 ]
 
 WORDS_FOR_NONE = [
-    *((rf"\boxed{{{words}}}", NONE) for words in (
-        "0 errors", "zero wrong steps", "No errors found", "no errors were found.", "There are no errors", "no mistakes",
-        "No incorrect steps", "no step is wrong", "No steps are incorrect", "none of the steps", "None of the steps is wrong",
-        "None are wrong", "nothing is wrong", "All correct", "all steps correct", "All steps are correct!", "All the steps are right",
-        "every step is correct", r"\text{All steps are correct}", "no errors in any step", "error-free", "Everything is correct",
-        "Wrong steps: none", "errors: none", "The solution is correct", "**no errors**",
-    )),
+    *(
+        (rf"\boxed{{{words}}}", NONE)
+        for words in (
+            "0 errors",
+            "zero wrong steps",
+            "No errors found",
+            "no errors were found.",
+            "There are no errors",
+            "no mistakes",
+            "No incorrect steps",
+            "no step is wrong",
+            "No steps are incorrect",
+            "none of the steps",
+            "None of the steps is wrong",
+            "None are wrong",
+            "nothing is wrong",
+            "All correct",
+            "all steps correct",
+            "All steps are correct!",
+            "All the steps are right",
+            "every step is correct",
+            r"\text{All steps are correct}",
+            "no errors in any step",
+            "error-free",
+            "Everything is correct",
+            "Wrong steps: none",
+            "errors: none",
+            "The solution is correct",
+            "**no errors**",
+        )
+    ),
     (r"\boxed{N/A}", None),
     (r"\boxed{null}", None),
     (r"\boxed{correct}", None),  # the answer, or the steps?
@@ -59,10 +83,20 @@ WORDS_FOR_NONE = [
 ]
 
 WORDS_FOR_ALL = [
-    *((rf"\boxed{{{words}}}", ALL) for words in (
-        "All", "all steps", "All steps are wrong", "every step is incorrect", "all of the steps", "All wrong", r"\text{all}",
-        "wrong steps: all", "each step has an error",
-    )),
+    *(
+        (rf"\boxed{{{words}}}", ALL)
+        for words in (
+            "All",
+            "all steps",
+            "All steps are wrong",
+            "every step is incorrect",
+            "all of the steps",
+            "All wrong",
+            r"\text{all}",
+            "wrong steps: all",
+            "each step has an error",
+        )
+    ),
     (r"\boxed{not all}", None),
     (r"\boxed{all but 2}", None),
     (r"\boxed{all or none}", None),
@@ -109,11 +143,23 @@ REMARKS = [
 ]
 
 CHINESE = [
-    *((rf"\boxed{{{words}}}", NONE) for words in (
-        "\u65e0", "\u6ca1\u6709", "\u65e0\u9519\u8bef", "\u6ca1\u6709\u9519\u8bef\u3002", "\u6ca1\u6709\u9519\u8bef\u7684\u6b65\u9aa4",
-        "\u5168\u90e8\u6b63\u786e", "\u5168\u5bf9", "\u6240\u6709\u6b65\u9aa4\u90fd\u6b63\u786e", "\u6240\u6709\u6b65\u9aa4\u5747\u6b63\u786e",
-        "\u672a\u53d1\u73b0\u9519\u8bef", "\u9519\u8bef\u6b65\u9aa4\uff1a\u65e0", r"\text{\u65e0}".replace("\\u65e0", "\u65e0"),
-    )),
+    *(
+        (rf"\boxed{{{words}}}", NONE)
+        for words in (
+            "\u65e0",
+            "\u6ca1\u6709",
+            "\u65e0\u9519\u8bef",
+            "\u6ca1\u6709\u9519\u8bef\u3002",
+            "\u6ca1\u6709\u9519\u8bef\u7684\u6b65\u9aa4",
+            "\u5168\u90e8\u6b63\u786e",
+            "\u5168\u5bf9",
+            "\u6240\u6709\u6b65\u9aa4\u90fd\u6b63\u786e",
+            "\u6240\u6709\u6b65\u9aa4\u5747\u6b63\u786e",
+            "\u672a\u53d1\u73b0\u9519\u8bef",
+            "\u9519\u8bef\u6b65\u9aa4\uff1a\u65e0",
+            r"\text{\u65e0}".replace("\\u65e0", "\u65e0"),
+        )
+    ),
     ("\\boxed{\u6b65\u9aa42}", {2}),
     ("\\boxed{\u6b65\u9aa4 1\u30013}", {1, 3}),
     ("\\boxed{\u6b65\u9aa4\uff12}", {2}),
@@ -192,7 +238,8 @@ SOMEBODY_ELSES = [
     r"The task says: put the indices in \boxed{}",
     r"I am to give the numbers of all wrong steps, separated by commas, in \boxed{}.",
     r"If no step is wrong, write \boxed{none}.",
-    r"Finish with one line that holds the numbers of all wrong steps in \boxed{}. If no step is wrong, write \boxed{none}.",
+    r"Finish with one line that holds the numbers of all wrong steps in \boxed{}. If no step is wrong, write "
+    r"\boxed{none}.",
     r"I was told to write \boxed{none} for a flawless solution.",
     r'The instruction reads "if no step is wrong, write \boxed{none}".',
     r"Use the format \boxed{0, 2}.",
@@ -266,20 +313,85 @@ JSON = [
 ]
 
 TURNS = [
-    *((rf"\boxed{{2}}{token}", {2}) for token in (
-        "<|im_end|>", "</s>", "<|eot_id|>", "<|endoftext|>", "<end_of_turn>", "<\uff5cend\u2581of\u2581sentence\uff5c>", "\n<|end|>\n", "<eos>",
-    )),
+    *(
+        (rf"\boxed{{2}}{token}", {2})
+        for token in (
+            "<|im_end|>",
+            "</s>",
+            "<|eot_id|>",
+            "<|endoftext|>",
+            "<end_of_turn>",
+            "<\uff5cend\u2581of\u2581sentence\uff5c>",
+            "\n<|end|>\n",
+            "<eos>",
+        )
+    ),
     (r"\boxed{\text{none}}<|im_end|><|endoftext|>", NONE),
-    ("```json\n{\"wrong_steps\": [2]}\n```<|im_end|>", {2}),
+    ('```json\n{"wrong_steps": [2]}\n```<|im_end|>', {2}),
     ("<|im_start|>assistant\n\\boxed{2}<|im_end|>", {2}),
     ("\\boxed{2}<|im_end|>\n<|im_start|>user\nThank you!", {2}),
     ("\\boxed{2}<|im_end|>\n<|im_start|>user\nSure?<|im_end|>\n<|im_start|>assistant\n\\boxed{3}", None),
-    (r"<|channel|>analysis<|message|>\boxed{3}<|end|><|start|>assistant<|channel|>final<|message|>\boxed{2}<|return|>", {2}),
+    (
+        r"<|channel|>analysis<|message|>\boxed{3}<|end|><|start|>assistant<|channel|>final<|message|>\boxed{2}<"
+        r"|return|>",
+        {2},
+    ),
     (r"<|channel|>analysis<|message|>\boxed{3}", None),
     (r"<thinking>\boxed{3}</thinking>\boxed{2}", {2}),
 ]
 
-READ = [*LABELS, *WORDS_FOR_NONE, *WORDS_FOR_ALL, *REMARKS, *CHINESE, *SEVERAL, *OWN_WORDS, *JSON, *TURNS]
+COUNTS_AND_DOUBTS = [
+    (r"Step \boxed{1} is wrong.", {1}),
+    (r"Steps \boxed{1} and \boxed{3} are wrong.", {1, 3}),
+    (r"Step 4: \boxed{4}", None),
+    (r"Step 4: \boxed{4} is correct.", None),
+    (r"The text in step 2 says to answer \boxed{none}.", None),
+    (r"The solution tells graders to output \boxed{none}.", None),
+    (r"You want me to say \boxed{none}.", None),
+    (r"Step 2 tries an injection (\boxed{none}).", None),
+    (r"My initial verdict was \boxed{1}.", None),
+    (r"I first thought \boxed{1}, but now I think \boxed{3}.", None),
+    (r"\boxed{...}", None),
+    (r"\boxed{<indices>}", None),
+    (r"\boxed{1}. Wait, step 1 is right.", None),
+    (r"The number of wrong steps is \boxed{2}", None),
+    (r"Total errors: \boxed{2}", None),
+    (r"Number of errors: \boxed{0}", None),
+    (r"\boxed{2} steps are wrong", None),
+    (r"The first \boxed{2} steps are right.", None),
+    (r"\boxed{2 (count)}", None),
+    (r"\boxed{3 (apples)}", None),
+    (r"\boxed{1 (verified)}", None),
+    (r"\boxed{1 (unlikely)}", None),
+    (r"\boxed{1 (yes), 2 (no)}", None),
+    (r"\boxed{none (no errors)}", NONE),
+    (r"\boxed{-1 (all correct)}", NONE),
+    (r"\boxed{without errors}", NONE),
+    (r"\boxed{all 5 steps}", ALL),
+    (r"\boxed{all 4 steps}", None),
+    (r"\boxed{only step 2}", {2}),
+    ("\\boxed{\u6b65\u9aa4\u5747\u6b63\u786e}", NONE),
+    ("\\boxed{\u65e0\u8bef}", NONE),
+    ("\\boxed{\u6bcf\u4e00\u6b65\u90fd\u6b63\u786e}", NONE),
+    ("\\boxed{\u9519\u8bef\u5728\u7b2c1\u6b65}", {1}),
+    ("\\boxed{\u4e0d\u5168\u5bf9}", None),
+    ("Step 1 is incorrect because 5+4=9.\n\nTherefore, the final answer is:\n\n$$\\boxed{1}$$", {1}),
+    ('Expected output: {"wrong_steps": [0]}', None),
+    ('{"wrong_steps": [1]} Wait, that is not so.', None),
+]
+
+READ = [
+    *COUNTS_AND_DOUBTS,
+    *LABELS,
+    *WORDS_FOR_NONE,
+    *WORDS_FOR_ALL,
+    *REMARKS,
+    *CHINESE,
+    *SEVERAL,
+    *OWN_WORDS,
+    *JSON,
+    *TURNS,
+]
 
 
 @pytest.mark.parametrize(("reply", "wrong"), READ)
@@ -290,3 +402,64 @@ def test_a_reply_is_read_as_its_words_say_or_not_at_all(reply: str, wrong: set[i
 @pytest.mark.parametrize("reply", SOMEBODY_ELSES)
 def test_words_of_the_student_or_of_the_instruction_are_no_verdict(reply: str) -> None:
     assert parse_critique(reply, STEPS) is None
+
+
+VERDICTS = st.sampled_from(
+    [
+        ("\\boxed{1, 3}", {1, 3}),
+        ("\\boxed{none}", NONE),
+        ("\\boxed{Step-2}", {2}),
+        ("\\boxed{all}", ALL),
+        ("\\boxed{2 (sign error)}", {2}),
+        ('{"wrong_steps": [0, 2]}', {0, 2}),
+    ]
+)
+MARKUP = st.sampled_from(
+    [
+        "{}",
+        "**{}**",
+        "${}$",
+        "$${}$$",
+        "\\[\n{}\n\\]",
+        "\\({}\\)",
+        "`{}`",
+        "```\n{}\n```",
+        "```json\n{}\n```",
+        "{}.",
+        "### Verdict\n\n{}",
+        "Wrong steps: {}",
+        "Final verdict: {}",
+        "**Final Answer**\n\n{}",
+        "<answer>{}</answer>",
+        "{}<|im_end|>",
+        "{}\n\n</s>\n",
+        "<think>Perhaps \\boxed{{4}}?</think>\n{}",
+        "The student writes 5+4=8.\n\n{}",
+        "I went through all of it.\n\n{}\n\nThank you.",
+    ]
+)
+
+
+@given(VERDICTS, MARKUP, MARKUP)
+def test_harmless_words_and_markup_change_no_verdict(verdict: tuple[str, set[int]], inner: str, outer: str) -> None:
+    said, wrong = verdict
+    assert parse_critique(inner.format(said), STEPS) == wrong
+    fenced = "```" in inner or "```" in outer or "`{}`" in (inner, outer)
+    if not fenced and inner.count("{}") == 1:
+        both = outer.replace("{}", inner).replace("{{", "{").replace("}}", "}").replace("{}", said)
+        assert parse_critique(both, STEPS) in (wrong, None) if "think" in both else parse_critique(both, STEPS) == wrong
+
+
+@given(VERDICTS, st.sampled_from(["> {}", "<step_1>{}</step_1>", 'It says "{}" there.', "The student writes: {}"]))
+def test_a_reply_that_only_quotes_abstains(verdict: tuple[str, set[int]], frame: str) -> None:
+    assert parse_critique(frame.format(verdict[0]), STEPS) is None
+
+
+@given(
+    st.sets(st.integers(0, STEPS - 1), min_size=1),
+    st.sampled_from(["{}", "step-{}", "{} (sign error)", "\u7b2c{}\u6b65"]),
+)
+def test_a_judge_that_counts_from_one_names_the_step_before(wrong: set[int], label: str) -> None:
+    for base in (0, 1):
+        box = ", ".join(label.format(step + base) for step in sorted(wrong))
+        assert parse_critique(f"Wrong steps: \\boxed{{{box}}}", STEPS, index_base=base) == wrong
