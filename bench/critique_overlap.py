@@ -31,7 +31,7 @@ from capo_lit.data.arithmetic_model import build_tokenizer, write_initial_model
 from capo_lit.engines.http import HTTPEngine
 from capo_lit.engines.vllm import VLLMEngine
 from capo_lit.genprm.judge import GenPRM
-from capo_lit.rollouts import Draw, stream_rollouts
+from capo_lit.rollouts import PlannedRollout, stream_rollouts
 from capo_lit.sampling import Sampling
 from capo_lit.verifier import Verifier
 
@@ -74,14 +74,14 @@ def judge_server(seconds: float) -> Iterator[str]:
         server.shutdown()
 
 
-def draws_of(tokenizer: PreTrainedTokenizerFast, seed: int) -> list[Draw]:
+def draws_of(tokenizer: PreTrainedTokenizerFast, seed: int) -> list[PlannedRollout]:
     """GROUP rollouts of each of PROBLEMS arithmetic problems."""
     draws = []
     for group, problem in enumerate(ArithmeticSource(size=PROBLEMS).load()):
         prompt = Prompt(problem.uid, problem.problem, tuple(tokenizer.encode(problem.problem)), problem.answer)
         for sample in range(GROUP):
             row = group * GROUP + sample
-            draws.append(Draw(row, group, sample, prompt, Sampling(max_tokens=100), seed * 1000 + row))
+            draws.append(PlannedRollout(row, group, sample, prompt, Sampling(max_tokens=100), seed * 1000 + row))
     return draws
 
 

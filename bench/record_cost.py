@@ -62,7 +62,8 @@ def rollout_of(row: dict[str, Any]) -> Rollout:
         version=row["policy_version"],
         seconds=row["seconds"],
     )
-    return Rollout(row["row"], row["group"], row["sample"], prompt, completion, row["outcome"])
+    spans = tuple((span["start"], span["end"]) for span in row["spans"])
+    return Rollout(row["row"], row["group"], row["sample"], prompt, completion, row["outcome"], spans=spans)
 
 
 def verdict_of(row: dict[str, Any], rollout: Rollout) -> CritiquedRollout:
@@ -72,8 +73,7 @@ def verdict_of(row: dict[str, Any], rollout: Rollout) -> CritiquedRollout:
         for one in row["critiques"]
     ]
     verdict = Verdict(tuple(row["step_error"]), row["valid"], row["abstained"], row["agreement"])
-    spans = tuple((span["start"], span["end"]) for span in row["spans"])
-    return CritiquedRollout(rollout, spans, tuple(critiques), verdict)
+    return CritiquedRollout(rollout, tuple(critiques), verdict)
 
 
 def writes(run: Path) -> Iterator[tuple[float, float, int]]:

@@ -130,14 +130,11 @@ def _engine_logprobs(rollouts: tuple[Rollout, ...]) -> torch.Tensor | None:
 
 
 def _steps_and_errors(batch: StepBatch, rollouts: tuple[Rollout, ...], width: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """(n, t) step indices and (n, t) step errors; -1 and 0 where a token belongs to no step or nobody judged."""
-    if not batch.has_verdicts:
-        shape = (len(rollouts), width)
-        return torch.full(shape, -1), torch.zeros(shape, dtype=torch.float32)
-    step_rows, error_rows = [], []
-    for item in batch.require_verdicts():
-        completion = item.rollout.completion
-        steps = token_steps(list(completion.pieces), list(item.spans), completion.special)
-        step_rows.append(steps)
-        error_rows.append([item.verdict.step_error[step] if step >= 0 else 0.0 for step in steps])
-    return pad_rows(step_rows, -1, torch.long, width), pad_rows(error_rows, 0.0, torch.float32, width)
+    """(n, t) step indices, -1 where a token belongs to none; (n, t) step errors, 0 there and where nobody judged."""
+    steps = [token_steps(r.completion.pieces, r.spans, r.completion.special) for r in rollouts]
+    verdicts = [item.verdict.step_error for item in batch.require_verdicts()] if batch.has_verdicts else []
+    errors = [[e[step] if step >= 0 else 0.0 for step in row] for row, e in zip(steps, verdicts, strict=False)]
+    step_error = torch.zeros((len(rollouts), width), dtype=torch.float32)
+    if errors:
+        step_error = pad_rows(errors, 0.0, torch.float32, width)
+    return pad_rows(steps, -1, torch.long, width), step_error

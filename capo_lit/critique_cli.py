@@ -72,7 +72,6 @@ def _parser() -> "ArgumentParser":
     parser.add_argument("file", type=str, metavar="FILE.jsonl", help="the solutions; jsonl, JSON, csv, tsv or parquet")
     parser.add_class_arguments(GenPRM, "judge")
     parser.add_argument("--style", type=Style, default="paragraph", help="How a `solution` is split into steps.")
-    parser.link_arguments("style", "judge.style")
     # In training only the judge's own verdict counts; here every rule and every single critique is to be scored.
     parser.set_defaults({"judge.early_stop": False})
     parser.add_argument(

@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 
+from capo_lit.core.steps import split_steps
 from capo_lit.core.votes import Verdict
 
 FinishReason = Literal["stop", "length"]
@@ -80,7 +81,8 @@ class Rollout:
         sample: index among the prompt's samples, in [0, g).
         outcome: 1.0 right, 0.0 wrong, None unknown (verifier timeout or crash).
         greedy: decoded at temperature 0 (validation only).
-        spans: its steps, where its source says what they are; None lets the judge split the text.
+        spans: its steps, as character spans of completion.text. They are cut here, once, and everybody reads them
+            here: by default the text's paragraphs.
     """
 
     row: int
@@ -90,7 +92,11 @@ class Rollout:
     completion: Completion
     outcome: float | None
     greedy: bool = False
-    spans: tuple[Span, ...] | None = None
+    spans: tuple[Span, ...] = None  # type: ignore[assignment]  # a tuple from __post_init__ on
+
+    def __post_init__(self) -> None:
+        if self.spans is None:
+            object.__setattr__(self, "spans", tuple(split_steps(self.completion.text)))
 
     @property
     def outcome_or_nan(self) -> float:
@@ -129,18 +135,22 @@ class Critique:
 
 @dataclass(frozen=True, slots=True)
 class CritiquedRollout:
-    """A rollout with its steps, its critiques and the verdict voted from them.
+    """A rollout with its critiques and the verdict voted from them.
 
     Attributes:
-        spans: character spans of the steps in rollout.completion.text: the rollout's own, or as split_steps gave them.
+        rollout: whose steps were judged.
         critiques: those that were asked, in order; fewer than k if the vote was settled before all were.
         verdict: tally's result over them, aborted ones left out.
     """
 
     rollout: Rollout
-    spans: tuple[Span, ...]
     critiques: tuple[Critique, ...]
     verdict: Verdict
+
+    @property
+    def spans(self) -> tuple[Span, ...]:
+        """The rollout's steps."""
+        return self.rollout.spans
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,7 +109,7 @@ class Record:
 
     @property
     def spans(self) -> tuple[Span, ...]:
-        """Character spans of the steps; of a rollout that nobody judged, its paragraphs."""
+        """Character spans of the steps; where an older record has none, the paragraphs."""
         if self.row["spans"] is None:
             return tuple(split_steps(self.row["text"]))
         return tuple((span["start"], span["end"]) for span in self.row["spans"])

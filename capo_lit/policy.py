@@ -2,6 +2,7 @@
 add their losses."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from capo_lit.batch import Prompt, StepBatch
 from capo_lit.errors import ConfigError, UpdateError
 from capo_lit.evaluation import Evaluation
 from capo_lit.metrics import check_names, spec
+from capo_lit.rollouts import Sampler
+from capo_lit.sampling import Sampling
 from capo_lit.schedule import lr_factor
 from capo_lit.scoring import check_head, plan_microbatches, response_logprobs
 from capo_lit.seeding import derive_seed
@@ -57,6 +60,10 @@ class PolicyModule(LightningModule):
         optim: optimizer and schedule.
         update: micro-batches and memory.
         seed: of the run; every random number derives from it and the step.
+
+    Attributes:
+        sampler: whose engine follows these weights; RolloutCallback sets it, and other callbacks use it too.
+        evaluated_by: how evaluations sample, for their manifests.
     """
 
     def __init__(self, policy: str, optim: OptimConfig, update: UpdateConfig, seed: int) -> None:
@@ -68,7 +75,9 @@ class PolicyModule(LightningModule):
         # In the state dict: a policy loaded alone, by `capo validate`, knows its version too.
         self.register_buffer("updates", torch.zeros((), dtype=torch.long))
         self.updates: torch.Tensor
+        self.sampler: Sampler | None = None
         self.evaluation: Evaluation | None = None
+        self.evaluated_by: dict[str, Any] = {}
         self.last_lr = 0.0
 
     @property
@@ -175,8 +184,9 @@ class PolicyModule(LightningModule):
             )
         return norm
 
-    def setup_evaluation(self, samples: int) -> None:
+    def setup_evaluation(self, samples: int, sampling: Sampling) -> None:
         """Prepare avg@k and pass@k for `samples` samples of every problem."""
+        self.evaluated_by = {"samples": samples, **asdict(sampling)}
         self.evaluation = Evaluation(samples).to(self.device)
 
     def validation_step(self, batch: StepBatch, batch_idx: int) -> None:

@@ -66,6 +66,7 @@ def _rollout_columns(rollout: Rollout) -> dict[str, Any]:
         "policy_version": completion.version,
         "engine_logprobs": completion.logprobs,
         "outcome": rollout.outcome,
+        "spans": [{"start": start, "end": end} for start, end in rollout.spans],
         "seconds": completion.seconds,
     }
 
@@ -75,7 +76,6 @@ def _verdict_columns(critiqued: CritiquedRollout | None) -> dict[str, Any]:
         return {}
     verdict = critiqued.verdict
     return {
-        "spans": [{"start": start, "end": end} for start, end in critiqued.spans],
         "step_error": verdict.step_error,
         "valid": verdict.valid,
         "abstained": verdict.abstained,

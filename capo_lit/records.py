@@ -55,8 +55,8 @@ SCHEMA = pa.schema(
         "engine_logprobs": _TOKEN_FLOATS,  # null: the engine gives none
         "trainer_logprobs": _TOKEN_FLOATS,  # this and the other three of the update: null in predictions
         "outcome": pa.float32(),  # null: unknown
-        # From here to critiques: null if no judge was asked.
         "spans": pa.list_(pa.struct({"start": pa.int32(), "end": pa.int32()})),
+        # From here to critiques: null if no judge was asked.
         "step_error": pa.list_(pa.float32()),
         "valid": pa.int32(),
         "abstained": pa.int32(),

@@ -39,8 +39,8 @@ def make_batch(step: int = 12, verdicts: bool = True, dtype: torch.dtype = torch
         )
         batch.set_verdicts(
             [
-                CritiquedRollout(rollouts[0], ((0, 3), (3, 4)), votes, tally([frozenset({1}), None], 2, "majority")),
-                CritiquedRollout(rollouts[1], ((0, 1),), votes[1:], tally([None], 1, "majority")),
+                CritiquedRollout(rollouts[0], votes, tally([frozenset({1}), None], 2, "majority")),
+                CritiquedRollout(rollouts[1], votes[1:], tally([None], 1, "majority")),
             ]
         )
     batch.set_credit(

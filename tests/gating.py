@@ -1,7 +1,6 @@
 """What tests of the judge gate share: labelled solutions, and a judge that knows the labels and errs on demand."""
 
 from capo_lit.batch import Critique
-from capo_lit.core.steps import split_steps
 from capo_lit.genprm.base import StepJudge, critiqued
 from capo_lit.genprm.labelled import LabelledSource
 from capo_lit.genprm.solutions import Solution
@@ -27,11 +26,10 @@ class Judge(StepJudge):
     def judge(self, rollouts, seed):
         self.seeds.append(seed)
         for rollout in rollouts:
-            spans = rollout.spans or split_steps(rollout.completion.text)
             uid = rollout.prompt.uid
             wrong = frozenset({0})
             if uid.startswith("s"):
                 number = int(uid[1:])
                 wrong = frozenset({1}) if number >= 4 + self.misses else frozenset()
             cause = "parse" if self.mute else ""
-            yield critiqued(rollout, spans, [Critique("", None if self.mute else wrong, cause)], "greedy")
+            yield critiqued(rollout, [Critique("", None if self.mute else wrong, cause)], "greedy")

@@ -62,10 +62,9 @@ def make_batch(groups: Groups) -> StepBatch:
         for sample, row in enumerate(group):
             pieces = ("a\n\n", *("b" for _ in row.ids[2:]), "")
             done = make_completion(pieces=pieces, ids=row.ids, logprobs=row.logprobs)
-            rollout = Rollout(len(rollouts), index, sample, prompts[index], done, row.outcome)
-            rollouts.append(rollout)
             spans = ((0, 3), (3, len(done.text)))
-            verdicts.append(CritiquedRollout(rollout, spans, (), Verdict(row.errors, 1, 0, 1.0)))
+            rollouts.append(Rollout(len(rollouts), index, sample, prompts[index], done, row.outcome, spans=spans))
+            verdicts.append(CritiquedRollout(rollouts[-1], (), Verdict(row.errors, 1, 0, 1.0)))
     batch = StepBatch(prompts, step=0)
     batch.set_rollouts(rollouts, Sampling(max_tokens=64))
     batch.set_verdicts(verdicts)

@@ -3,7 +3,6 @@
 import random
 
 from capo_lit.batch import Critique, CritiquedRollout, Rollout, StepBatch, TokenCredit
-from capo_lit.core.steps import split_steps
 from capo_lit.core.votes import VoteRule
 from capo_lit.credit_rows import assign_credit
 from capo_lit.genprm.base import critiqued
@@ -32,12 +31,11 @@ def trained(rule: VoteRule, credit: CreditConfig = PAPER, step: int = 0, k: int 
     for row in range(8):
         done = completion(TEXTS[(row + step) % 4], None)
         rollout = Rollout(row, row // 4, row % 4, PROMPT, done, random_of.choice([1.0, 0.0, 1.0, None]))
-        spans = split_steps(done.text)
         critiques = [
             Critique("?", None, "parse")
             if random_of.random() < 0.2
-            else Critique("", frozenset(i for i in range(len(spans)) if random_of.random() < 0.5))
-            for _ in range(k if spans else 0)
+            else Critique("", frozenset(i for i in range(len(rollout.spans)) if random_of.random() < 0.5))
+            for _ in range(k if rollout.spans else 0)
         ]
-        items.append(critiqued(rollout, spans, critiques, rule))
+        items.append(critiqued(rollout, critiques, rule))
     return credited(items, credit, step)

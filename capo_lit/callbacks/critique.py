@@ -8,7 +8,6 @@ from lightning.pytorch import Callback, Trainer
 
 from capo_lit.batch import CritiquedRollout, StepBatch
 from capo_lit.callbacks.ledger import Ledger, cost_metrics
-from capo_lit.callbacks.rollout import rollout_callback
 from capo_lit.callbacks.rollout_metrics import critique_metrics
 from capo_lit.engines.policy import bind_policy
 from capo_lit.errors import ConfigError, JudgeError
@@ -60,10 +59,9 @@ class CritiqueCallback(Callback):
                 "a judge of steps",
                 change="--critique.judge (a class_path), or --model.credit.w_process 0 for GRPO",
             )
-        rollout = rollout_callback(trainer)
-        if rollout is not None:
+        if pl_module.sampler is not None:
             for judge in (self.judge, self.eval_judge):
-                bind_policy(judge, rollout.engine, pl_module.policy_path)
+                bind_policy(judge, pl_module.sampler.engine, pl_module.policy_path)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Judge the rollouts of a step as they arrive."""

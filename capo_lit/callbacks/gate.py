@@ -9,7 +9,6 @@ from lightning.pytorch import Callback, Trainer
 from capo_lit.batch import StepBatch
 from capo_lit.callbacks.critique import CritiqueCallback
 from capo_lit.callbacks.ledger import Ledger
-from capo_lit.callbacks.rollout import rollout_callback
 from capo_lit.errors import ConfigError, DataError, JudgeError, check_settings
 from capo_lit.genprm.base import StepJudge
 from capo_lit.genprm.labelled import LabelledSource
@@ -170,9 +169,8 @@ class JudgeGateCallback(Callback):
             if bare:
                 got = f"{len(bare)} labelled solutions without reference and answer (first: {bare[0]})"
                 raise DataError(got, "one of them to show the judge", "JudgeGateCallback", "labelled")
-        rollout = rollout_callback(trainer)
-        if rollout is not None:
-            rollout.push(pl_module)  # the judge may be on the policy's own engine
+        if pl_module.sampler is not None:
+            pl_module.sampler.push(pl_module)  # the judge may be on the policy's own engine
         f1 = judge_f1(judge, self._solutions, derive_seed(self.seed, "gate", step), critique.ledger)
         # The same scale on every data-parallel rank, whatever its own engine drew.
         local = torch.tensor(f1, dtype=torch.float64, device=trainer.strategy.root_device)

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
-from capo_lit.callbacks.rollout import rollout_callback
 from capo_lit.engines.base import Engine
 from capo_lit.engines.fence import random_fence
 from capo_lit.errors import ConfigError, check_settings
+from capo_lit.rollouts import Sampler
 
 if TYPE_CHECKING:
     from capo_lit.lm_eval_tasks import Tasks
@@ -67,14 +67,14 @@ class LMEvalCallback(Callback):
             return
         if trainer.state.fn == TrainerFn.FITTING and pl_module.version % self.every_n_steps:
             return
-        rollout = rollout_callback(trainer)
-        if rollout is None:
+        sampler: Sampler | None = pl_module.sampler
+        if sampler is None:
             raise ConfigError(
                 "no RolloutCallback", "one among the Trainer's callbacks, whose engine is used", "lm_eval"
             )
-        rollout.push(pl_module)
+        sampler.push(pl_module)
         with random_fence():  # imports draw random numbers too
-            values = self._run(rollout.engine, (trainer.global_rank, trainer.world_size))
+            values = self._run(sampler.engine, (trainer.global_rank, trainer.world_size))
         pl_module.log_metrics({f"val/lm_eval/{name}": value for name, value in values.items()}, batch_size=1)
 
     def describe(self) -> dict[str, Any]:

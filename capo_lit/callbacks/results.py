@@ -7,7 +7,6 @@ from typing import Any
 from lightning.pytorch import Callback, Trainer
 
 from capo_lit.callbacks.lm_eval import LMEvalCallback
-from capo_lit.callbacks.rollout import rollout_callback
 from capo_lit.errors import ConfigError
 from capo_lit.metrics import spec
 from capo_lit.results import Manifest, write_result
@@ -53,10 +52,9 @@ class ResultsCallback(Callback):
 
 
 def _manifest(trainer: Trainer, pl_module: Any, stage: str) -> Manifest:
-    rollout = rollout_callback(trainer)
-    if rollout is None:
+    if pl_module.sampler is None:
         raise ConfigError("an evaluation without RolloutCallback", "one among the Trainer's callbacks", "results")
-    engine, data = rollout.engine, trainer.datamodule  # type: ignore[attr-defined]
+    engine, data = pl_module.sampler.engine, trainer.datamodule  # type: ignore[attr-defined]
     if data is None:
         raise ConfigError(
             "an evaluation of bare loaders", "a PromptDataModule, which says what the data are", "results"
@@ -65,7 +63,7 @@ def _manifest(trainer: Trainer, pl_module: Any, stage: str) -> Manifest:
         model=pl_module.policy_path,
         policy_version=pl_module.version,
         data={"split": stage, **data.fingerprint(stage)},
-        sampling={"samples": rollout.eval_samples, **asdict(rollout.eval_sampling)},
+        sampling=dict(pl_module.evaluated_by),
         engine=f"{type(engine).__module__}.{type(engine).__name__} ({engine.dtype})",
         seed=pl_module.seed,
     )

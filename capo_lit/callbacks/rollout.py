@@ -1,7 +1,6 @@
 """Fills a batch with rollouts: syncs stale weights into the engine, samples, verifies."""
 
 import time
-from collections.abc import Sequence
 from typing import Any
 
 from lightning.pytorch import Callback, Trainer
@@ -10,14 +9,13 @@ from lightning.pytorch.utilities import rank_zero_info
 from capo_lit.batch import StepBatch
 from capo_lit.callbacks.ledger import AsksEngine, Growth, Ledger, cost_metrics, outcome_cost
 from capo_lit.callbacks.rollout_metrics import outcome_metrics, rollout_metrics
-from capo_lit.engines.base import Engine, SyncsWeights
+from capo_lit.core.steps import Style
+from capo_lit.engines.base import Engine
 from capo_lit.engines.policy import bind_policy
 from capo_lit.errors import ConfigError
 from capo_lit.outcomes import OutcomeSource
-from capo_lit.policy import PolicyModule
-from capo_lit.rollouts import Draw, probe_gap, stream_rollouts
+from capo_lit.rollouts import Sampler
 from capo_lit.sampling import Sampling
-from capo_lit.seeding import derive_seed
 from capo_lit.verifier import Verifier
 
 
@@ -36,6 +34,7 @@ class RolloutCallback(Callback):
         seed: of the run.
         outcomes: what says whether a training rollout is right in the verifier's place, such as a GenORM; null takes
             the verifier. Evaluations always take the verifier, so that what they report stays an accuracy by rule.
+        style: how a response is cut into steps: paragraph, line or tags.
     """
 
     def __init__(  # noqa: PLR0913  (every one is a setting of its own in a config)
@@ -49,6 +48,7 @@ class RolloutCallback(Callback):
         max_probe_gap: float | None = None,
         seed: int = 0,
         outcomes: OutcomeSource | None = None,
+        style: Style = "paragraph",
     ) -> None:
         if sampling.temperature == 0:
             raise ConfigError(
@@ -60,22 +60,15 @@ class RolloutCallback(Callback):
             raise ConfigError(
                 f"group_size {group_size}", "at least 2 rollouts per prompt", change="--rollout.group_size"
             )
-        self.engine, self.verifier, self.outcomes, self.seed = engine, verifier, outcomes, seed
+        self.sampler = Sampler(engine, style, max_probe_gap, seed)
+        self.verifier, self.outcomes = verifier, outcomes
         self.group_size, self.sampling = group_size, sampling
         self.eval_samples, self.eval_sampling = eval_samples, eval_sampling
-        self.max_probe_gap = max_probe_gap
-        self._probed = False
         self._sync_s = 0.0
         self._outcome_ledger, self._votes = Ledger(), Growth()
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         """Refuse combinations that would train on wrong numbers, before anything is generated."""
-        if not isinstance(self.engine, SyncsWeights):
-            raise ConfigError(
-                f"engine {type(self.engine).__name__}, whose weights cannot follow the policy's",
-                "an engine that syncs weights (VLLMEngine, HFEngine)",
-                change="--rollout.engine",
-            )
         cap = getattr(getattr(pl_module, "loss", None), "importance_cap", None)
         if stage == "fit" and cap is not None and self.sampling.truncates:
             raise ConfigError(
@@ -84,8 +77,9 @@ class RolloutCallback(Callback):
                 "top_p 1 and top_k 0",
                 change="--rollout.sampling, or --model.loss.importance_cap null",
             )
-        bind_policy(self.outcomes, self.engine, pl_module.policy_path)
-        pl_module.setup_evaluation(self.eval_samples)
+        pl_module.sampler = self.sampler
+        bind_policy(self.outcomes, self.sampler.engine, pl_module.policy_path)
+        pl_module.setup_evaluation(self.eval_samples, self.eval_sampling)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Start the rollouts of a step; they finish while the next reader draws them from the batch."""
@@ -93,8 +87,9 @@ class RolloutCallback(Callback):
             return
         self._started = time.perf_counter()
         self._sync(pl_module, batch)
-        draws = self._draws(batch, self.group_size, self.sampling, ("rollout", batch.step))
-        batch.set_rollouts(stream_rollouts(self.engine, self.outcomes or self.verifier, draws), self.sampling)
+        source, purpose = self.outcomes or self.verifier, ("rollout", batch.step)
+        rollouts = self.sampler.sample(batch.prompts, self.group_size, self.sampling, source, purpose)
+        batch.set_rollouts(rollouts, self.sampling)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Log what was sampled."""
@@ -117,13 +112,10 @@ class RolloutCallback(Callback):
     ) -> None:
         """Sample k rollouts and a greedy one for every problem, with seeds that are the same at every evaluation."""
         self._sync(pl_module, batch)
-        draws = self._draws(batch, self.eval_samples, self.eval_sampling, ("eval",))
-        greedy = Sampling(temperature=0.0, max_tokens=self.eval_sampling.max_tokens)
-        draws += [
-            Draw(len(draws) + group, group, self.eval_samples, prompt, greedy, 0)
-            for group, prompt in enumerate(batch.prompts)
-        ]
-        batch.set_rollouts(stream_rollouts(self.engine, self.verifier, draws), self.eval_sampling)
+        rollouts = self.sampler.sample(
+            batch.prompts, self.eval_samples, self.eval_sampling, self.verifier, ("eval",), greedy=True
+        )
+        batch.set_rollouts(rollouts, self.eval_sampling)
 
     on_test_batch_start = on_validation_batch_start
     on_predict_batch_start = on_validation_batch_start
@@ -143,36 +135,9 @@ class RolloutCallback(Callback):
         values = outcome_metrics(counts, ledger.add_engine(self.outcomes))
         return values | cost_metrics(ledger.total, "outcome", "_run")
 
-    def _draws(self, batch: StepBatch, samples: int, sampling: Sampling, purpose: Sequence[int | str]) -> list[Draw]:
-        return [
-            Draw(
-                group * samples + sample,
-                group,
-                sample,
-                prompt,
-                sampling,
-                derive_seed(self.seed, *purpose, prompt.uid, sample),
-            )
-            for group, prompt in enumerate(batch.prompts)
-            for sample in range(samples)
-        ]
-
-    def push(self, pl_module: PolicyModule) -> None:
-        """Bring the engine to the policy's weights, if it has others."""
-        if self.engine.version != pl_module.version:
-            self.engine.load_weights(pl_module.engine_weights(), pl_module.version)  # type: ignore[attr-defined]
-
-    def _sync(self, pl_module: PolicyModule, batch: StepBatch) -> None:
+    def _sync(self, pl_module: Any, batch: StepBatch) -> None:
         started = time.perf_counter()
-        self.push(pl_module)
-        if not self._probed:
-            gap = probe_gap(self.engine, pl_module, batch.prompts[0], self.max_probe_gap)
+        if self.sampler.sync(pl_module, batch.prompts[0]):
+            gap = self.sampler.probe_gap
             rank_zero_info(f"engine and trainer agree: mean |logprob difference| {gap:.1e} on a probe")
-            self._probed = True
         self._sync_s = time.perf_counter() - started
-
-
-def rollout_callback(trainer: Trainer) -> RolloutCallback | None:
-    """The RolloutCallback of a Trainer, whose engine other callbacks use too; None if it has none."""
-    found = (callback for callback in trainer.callbacks if isinstance(callback, RolloutCallback))  # type: ignore[attr-defined]
-    return next(found, None)

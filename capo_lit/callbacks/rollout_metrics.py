@@ -8,11 +8,13 @@ from capo_lit.verify_answer import final_answer
 
 
 def rollout_metrics(rollouts: Sequence[Rollout], seconds: float) -> dict[str, float]:
-    """The rollout/ family and the outcome's mean."""
+    """The rollout/ family and the outcome's mean. A policy that learns to dodge its judge shows in its steps."""
     lengths = [len(rollout.completion.ids) for rollout in rollouts]
     known = [rollout.outcome for rollout in rollouts if rollout.outcome is not None]
     answers = [answer for r in rollouts if (answer := final_answer(r.completion.text)) is not None]
+    steps = sum(len(rollout.spans) for rollout in rollouts)
     values = {
+        "rollout/steps_mean": steps / len(rollouts),
         "rollout/tokens": float(sum(lengths)),
         "rollout/length_mean": sum(lengths) / len(lengths),
         "rollout/length_max": float(max(lengths)),
@@ -22,6 +24,8 @@ def rollout_metrics(rollouts: Sequence[Rollout], seconds: float) -> dict[str, fl
         "reward/outcome_unknown_frac": _share(rollout.outcome is None for rollout in rollouts),
         "time/rollout_s": seconds,
     }
+    if steps:
+        values["rollout/tokens_per_step_mean"] = sum(lengths) / steps
     if known:
         values["reward/outcome_mean"] = sum(known) / len(known)
     return values
@@ -30,7 +34,7 @@ def rollout_metrics(rollouts: Sequence[Rollout], seconds: float) -> dict[str, fl
 def critique_metrics(
     critiqued: Sequence[CritiquedRollout], seconds: float, engine: Counts | None = None
 ) -> dict[str, float]:
-    """The critique/ family, and what the steps look like: a policy that learns to dodge its judge shows here.
+    """The critique/ family.
 
     Args:
         critiqued: the rollouts of one step.
@@ -40,9 +44,7 @@ def critique_metrics(
     # Aborted ones could not change the vote any more: they are no abstentions.
     critiques = [critique for item in critiqued for critique in item.critiques if not critique.aborted]
     errors = [error for item in critiqued for error in item.verdict.step_error]
-    tokens = sum(len(item.rollout.completion.ids) for item in critiqued)
     values = {
-        "rollout/steps_mean": len(errors) / len(critiqued),
         "critique/no_verdict_frac": _share(item.verdict.valid == 0 for item in critiqued if item.spans),
         "critique/vote_agreement": sum(item.verdict.agreement for item in critiqued) / len(critiqued),
         "critique/parse_fail_frac": _share(critique.cause in ("parse", "length") for critique in critiques),
@@ -53,7 +55,6 @@ def critique_metrics(
     }
     if errors:
         values["critique/wrong_step_frac"] = sum(errors) / len(errors)
-        values["rollout/tokens_per_step_mean"] = tokens / len(errors)
     return values | _costs(critique_cost(critiqued), engine, "critique")
 
 

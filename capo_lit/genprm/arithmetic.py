@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from capo_lit.batch import Critique, CritiquedRollout, Rollout
-from capo_lit.core.steps import split_steps
 from capo_lit.core.votes import VoteRule
 from capo_lit.data.arithmetic import apply, parse_expression, without_carry
 from capo_lit.errors import check_settings
@@ -188,13 +187,11 @@ class ArithmeticStepVerifier(StepJudge):
             DataError: if a prompt is no problem of the built-in task.
         """
         for rollout in rollouts:
-            text = rollout.completion.text
-            spans = split_steps(text) if rollout.spans is None else list(rollout.spans)
-            steps = step_texts(text, spans)
+            steps = step_texts(rollout.completion.text, rollout.spans)
             wrong = check_steps(rollout.prompt.problem, steps, self.kinds)
             seeds = (derive_seed(seed, rollout.prompt.uid, rollout.sample, index) for index in range(self.k))
             critiques = [self._critique(wrong, len(steps), critique_seed) for critique_seed in seeds] if steps else []
-            yield critiqued(rollout, spans, critiques, self.vote)
+            yield critiqued(rollout, critiques, self.vote)
 
     def _critique(self, wrong: frozenset[int], num_steps: int, seed: int) -> Critique:
         rng = random.Random(seed)

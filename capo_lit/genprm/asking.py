@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from capo_lit.batch import Completion, Critique, FinishReason, Rollout, Span
+from capo_lit.batch import Completion, Critique, FinishReason, Rollout
 from capo_lit.core.votes import VoteRule, settled
 from capo_lit.engines.base import Request
 from capo_lit.genprm.parse import parse_critique
@@ -38,11 +38,10 @@ class Ask:
 
 @dataclass(eq=False, slots=True)
 class Asking:
-    """A rollout, its steps, and its k critiques in whatever state.
+    """A rollout and its k critiques in whatever state.
 
     Attributes:
         rollout: that is judged.
-        spans: of its steps.
         asks: its k critiques, in order; none for a rollout without steps.
         index_base: the number that the judge sees on the first step.
         wave: how many of `asks`, from the first, may be submitted by now.
@@ -51,7 +50,6 @@ class Asking:
     """
 
     rollout: Rollout
-    spans: list[Span]
     asks: list[Ask]
     index_base: int
     wave: int
@@ -98,7 +96,7 @@ class Asking:
         self._changed = False
         votes = [ask.critique.wrong for ask in self.asks if ask.critique is not None]
         outstanding = len(self.asks) - len(votes)
-        return outstanding == 0 or (early_stop and settled(votes, outstanding, len(self.spans), rule))
+        return outstanding == 0 or (early_stop and settled(votes, outstanding, len(self.rollout.spans), rule))
 
     def widen(self, deadline_s: float) -> None:
         """Let the rest start if all that may start have come, or half of the time has passed without them."""
@@ -157,7 +155,7 @@ def _failure(future: "Future[Completion]") -> Critique | None:
 
 def _read(reply: str, finish_reason: FinishReason, asking: Asking) -> tuple[frozenset[int] | None, str]:
     """The wrong steps that a reply names, or None and the cause."""
-    num_steps, base = len(asking.spans), asking.index_base
+    num_steps, base = len(asking.rollout.spans), asking.index_base
     wrong = parse_critique(reply, num_steps, base)
     cut = finish_reason == "length"
     solution = asking.rollout.completion.text

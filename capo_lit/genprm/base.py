@@ -30,7 +30,7 @@ def step_texts(text: str, spans: Sequence[Span]) -> list[str]:
 
     Args:
         text: the response the spans were split from.
-        spans: character spans, as split_steps gave them.
+        spans: character spans, as a rollout has them.
 
     Returns:
         One string per span; joined they are `text` again.
@@ -38,14 +38,11 @@ def step_texts(text: str, spans: Sequence[Span]) -> list[str]:
     return [text[start:end] for start, end in spans]
 
 
-def critiqued(
-    rollout: Rollout, spans: Sequence[Span], critiques: Sequence[Critique], rule: VoteRule
-) -> CritiquedRollout:
+def critiqued(rollout: Rollout, critiques: Sequence[Critique], rule: VoteRule) -> CritiquedRollout:
     """Vote the critiques of one rollout and bind the verdict to it; the one place where critiques become a verdict.
 
     Args:
-        rollout: the rollout that was critiqued.
-        spans: its steps, as character spans of its text.
+        rollout: the rollout that was critiqued, with its steps.
         critiques: in the order they were asked; an abstention has `wrong` None. Aborted ones neither vote nor
             abstain. Empty for a rollout of zero steps, which needs none.
         rule: how the votes are combined.
@@ -54,5 +51,4 @@ def critiqued(
         The rollout with its verdict.
     """
     votes = [critique.wrong for critique in critiques if not critique.aborted]
-    verdict = tally(votes, len(spans), rule)
-    return CritiquedRollout(rollout=rollout, spans=tuple(spans), critiques=tuple(critiques), verdict=verdict)
+    return CritiquedRollout(rollout, tuple(critiques), tally(votes, len(rollout.spans), rule))

@@ -3,12 +3,11 @@
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 
-from capo_lit.batch import Critique, CritiquedRollout, Rollout, Span, pad_rows
-from capo_lit.core.steps import Style, split_steps
+from capo_lit.batch import Critique, CritiquedRollout, Rollout, pad_rows
 from capo_lit.errors import JudgeError, check_settings
 from capo_lit.genprm.base import StepJudge, critiqued, step_texts
 from capo_lit.genprm.neutral import neutralise
@@ -22,7 +21,6 @@ class _Input:
     """A solution as the model reads it: ids, and the position of every step's separator in them."""
 
     rollout: Rollout
-    spans: tuple[Span, ...]
     ids: list[int]
     ends: list[int]
 
@@ -41,7 +39,6 @@ class DiscriminativePRM(StepJudge):
         wrong_label: index of the class "wrong".
         threshold: probability from which on a step counts as wrong.
         soft: the step error is the probability; the threshold then only says which steps the critique names.
-        style: how a solution is split into steps, unless its source says what they are.
         tokens_per_batch: padded tokens of one forward pass.
         max_model_len: longest input, tokens; a longer one abstains. The model's own limit by default.
         dtype: "auto" takes the checkpoint's.
@@ -58,7 +55,6 @@ class DiscriminativePRM(StepJudge):
         wrong_label: int = 0,
         threshold: float = 0.5,
         soft: bool = False,
-        style: Style = "paragraph",
         tokens_per_batch: int = 16384,
         max_model_len: int | None = None,
         dtype: Literal["auto", "float32", "bfloat16"] = "auto",
@@ -69,13 +65,12 @@ class DiscriminativePRM(StepJudge):
             (template.count(_PROBLEM) == 1, f"template {template!r}", f"{_PROBLEM} once", "template"),
             (wrong_label >= 0, f"wrong_label {wrong_label}", "an index >= 0", "wrong_label"),
             (0 < threshold <= 1, f"threshold {threshold}", "a probability > 0", "threshold"),
-            (style in get_args(Style), f"style {style!r}", f"one of {', '.join(get_args(Style))}", "style"),
             (tokens_per_batch >= 1, f"tokens_per_batch {tokens_per_batch}", "an integer >= 1", "tokens_per_batch"),
             (limit is None or limit >= 1, f"max_model_len {limit}", "an integer >= 1, or null", "max_model_len"),
         )
         check_settings(checks, "DiscriminativePRM")
         self.model, self.separator, self.template, self.wrong_label = model, separator, template, wrong_label
-        self.threshold, self.soft, self.style = threshold, soft, style
+        self.threshold, self.soft = threshold, soft
         self.tokens_per_batch, self.max_model_len, self.dtype = tokens_per_batch, max_model_len, dtype
         self._module: Any = None
         self._tokenizer: Any = None
@@ -99,11 +94,11 @@ class DiscriminativePRM(StepJudge):
         inputs = sorted((self._read(rollout) for rollout in rollouts), key=lambda item: item.rollout.row)
         limit, todo = self._limit(), list[_Input]()
         for item in inputs:
-            if not item.spans:
-                yield critiqued(item.rollout, item.spans, (), "greedy")
+            if not item.rollout.spans:
+                yield critiqued(item.rollout, (), "greedy")
             elif len(item.ids) > limit:
                 cause = f"error: an input of {len(item.ids)} tokens, the model takes {limit}"
-                yield critiqued(item.rollout, item.spans, [Critique("", None, cause)], "greedy")
+                yield critiqued(item.rollout, [Critique("", None, cause)], "greedy")
             else:
                 todo.append(item)
         for rows in plan_microbatches([len(item.ids) for item in todo], self.tokens_per_batch):
@@ -151,17 +146,15 @@ class DiscriminativePRM(StepJudge):
 
     def _read(self, rollout: Rollout) -> _Input:
         """Lay out a solution; positions are known because every part is tokenized by itself, and never searched for."""
-        text = rollout.completion.text
-        spans = split_steps(text, self.style) if rollout.spans is None else rollout.spans
         tokenizer, separator = self._tokenizer, self._encode(self.separator)
         start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.cls_token_id
         before, after = (self._encode(part) for part in self.template.split(_PROBLEM))
         ids = [*([] if start is None else [start]), *before, *self._harmless(rollout.prompt.problem), *after]
         ends = []
-        for step in step_texts(text, spans):
+        for step in step_texts(rollout.completion.text, rollout.spans):
             ids += [*self._harmless(step), *separator]
             ends.append(len(ids) - 1)
-        return _Input(rollout, tuple(spans), ids, ends)
+        return _Input(rollout, ids, ends)
 
     def _encode(self, text: str) -> list[int]:
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
@@ -202,7 +195,7 @@ class DiscriminativePRM(StepJudge):
             prompt_tokens=len(item.ids),
             seconds=seconds,
         )
-        result = critiqued(item.rollout, item.spans, [critique], "greedy")
+        result = critiqued(item.rollout, [critique], "greedy")
         if not self.soft or not valid:
             return result
         return replace(result, verdict=replace(result.verdict, step_error=tuple(wrong)))

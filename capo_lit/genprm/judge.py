@@ -8,7 +8,6 @@ from concurrent.futures import Future
 from pathlib import Path
 
 from capo_lit.batch import Completion, CritiquedRollout, Rollout
-from capo_lit.core.steps import Style, split_steps
 from capo_lit.core.votes import VoteRule
 from capo_lit.engines.base import Engine, Request, Sampling
 from capo_lit.engines.policy import PolicyEngine
@@ -38,7 +37,6 @@ class GenPRM(StepJudge):
         k: critiques per rollout.
         vote: how they are combined.
         sampling: how critiques are drawn.
-        style: how a solution is split into steps, unless its source says what they are.
         reference: show the judge the reference solution, or the gold answer of a problem that has none.
         deadline_s: seconds after a rollout has come at which critiques of it that have not come abstain.
         early_stop: abort critiques that can no longer change the verdict; it is that of the full vote.
@@ -58,18 +56,17 @@ class GenPRM(StepJudge):
         k: int = 4,
         vote: VoteRule = "majority",
         sampling: Sampling = _SAMPLING,
-        style: Style = "paragraph",
         reference: bool = False,
         deadline_s: float = 600.0,
         early_stop: bool = True,
         first_wave: int | None = None,
         store: str | Path | None = None,
     ) -> None:
-        check_votes(k, vote, sampling, style, deadline_s)
+        check_votes(k, vote, sampling, deadline_s)
         check_wave(first_wave, k, early_stop)
         self.engine: Engine = engine
         self.k, self.vote, self.sampling = k, vote, sampling
-        self.style, self.reference, self.deadline_s = style, reference, deadline_s
+        self.reference, self.deadline_s = reference, deadline_s
         self.early_stop, self.first_wave = early_stop, first_wave
         self.template = load_template(template, reference)
         check_schema(self.template, engine)
@@ -122,15 +119,14 @@ class GenPRM(StepJudge):
         return f"{identity} {hashlib.sha256(json.dumps(schema, sort_keys=True).encode()).hexdigest()[:16]}"
 
     def _prepare(self, rollout: Rollout, seed: int, flying: set[str], judge: str) -> Asking:
-        """Split a rollout and write its k requests; one without steps needs none."""
-        text, prompt, template = rollout.completion.text, rollout.prompt, self.template
-        spans = split_steps(text, self.style) if rollout.spans is None else list(rollout.spans)
+        """Write a rollout's k requests; one without steps needs none."""
+        prompt, template = rollout.prompt, self.template
         wave = self.k if self.first_wave is None else self.first_wave
-        if not spans:
-            return Asking(rollout, spans, [], template.index_base, wave, flying)
+        if not rollout.spans:
+            return Asking(rollout, [], template.index_base, wave, flying)
         identity = (seed, prompt.uid, rollout.sample)
         shown = (prompt.reference or prompt.answer) if self.reference else None
-        steps = step_texts(text, spans)
+        steps = step_texts(rollout.completion.text, rollout.spans)
         # One nonce for the k critiques: their prompt is the same text, which an engine reads once.
         nonce = f"{derive_seed(*identity, 'nonce'):016x}"[-8:]
         messages = tuple(render_messages(prompt.problem, steps, shown, nonce, template))
@@ -150,7 +146,7 @@ class GenPRM(StepJudge):
             bare = render_messages(prompt.problem, steps, shown, "", template)
             for ask in asks:
                 ask.key = StoreKey(judge, bare, self.sampling, ask.request.seed, nonce)
-        return Asking(rollout, spans, asks, template.index_base, wave, flying)
+        return Asking(rollout, asks, template.index_base, wave, flying)
 
     def _start(self, asking: Asking) -> None:
         """Submit what may be submitted by now and the store does not hold."""
@@ -187,7 +183,7 @@ class GenPRM(StepJudge):
             if settled or asking.is_late(self.deadline_s):
                 pending.remove(asking)
                 critiques = asking.close(ABORTED if settled else "timeout")
-                yield critiqued(asking.rollout, asking.spans, critiques, self.vote)
+                yield critiqued(asking.rollout, critiques, self.vote)
 
     def _proceed(self, asking: Asking) -> bool:
         """Collect what has come, and start more unless it is enough; whether it is."""

@@ -2,20 +2,18 @@
 
 from typing import get_args
 
-from capo_lit.core.steps import Style
 from capo_lit.core.votes import VoteRule
 from capo_lit.engines.base import Engine, Sampling
 from capo_lit.errors import ConfigError, check_settings
 from capo_lit.genprm.prompts import Template
 
 
-def check_votes(k: int, vote: VoteRule, sampling: Sampling, style: Style, deadline_s: float) -> None:
+def check_votes(k: int, vote: VoteRule, sampling: Sampling, deadline_s: float) -> None:
     """Refuse values that are none, and votes that cannot be taken."""
     greedy = sampling.temperature == 0
     checks = (
         (k >= 1, f"k {k}", "at least 1 critique", "k"),
         (vote in get_args(VoteRule), f"vote {vote!r}", f"one of {', '.join(get_args(VoteRule))}", "vote"),
-        (style in get_args(Style), f"style {style!r}", f"one of {', '.join(get_args(Style))}", "style"),
         (deadline_s > 0, f"deadline_s {deadline_s}", "a number of seconds > 0", "deadline_s"),
         (
             vote != "greedy" or (k == 1 and greedy),

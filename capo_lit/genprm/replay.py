@@ -168,12 +168,13 @@ def _vote(row: dict[str, Any], rule: VoteRule, k: int) -> CritiquedRollout:
         seconds=0.0,
     )
     prompt = Prompt(row["uid"], "", (), "")
-    rollout = Rollout(row["row"], row["group"], row["sample"], prompt, completion, row["outcome"])
+    spans = tuple((span["start"], span["end"]) for span in row["spans"])
+    rollout = Rollout(row["row"], row["group"], row["sample"], prompt, completion, row["outcome"], spans=spans)
     critiques = [
         Critique(one["reply"], None if one["wrong"] is None else frozenset(one["wrong"]), one["cause"])
         for one in row["critiques"][:k]
     ]
-    return critiqued(rollout, [(span["start"], span["end"]) for span in row["spans"]], critiques, rule)
+    return critiqued(rollout, critiques, rule)
 
 
 def _decided(item: CritiquedRollout, rule: VoteRule, k: int) -> bool:

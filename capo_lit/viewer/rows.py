@@ -56,11 +56,10 @@ def details(table: pa.Table) -> list[dict[str, Any]]:
     rows = [dict[str, Any](zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     for row, text in zip(rows, table["text"].to_pylist(), strict=True):
         row["outcome"] = outcome_word(row["outcome"])
-        if row["spans"] is None:  # nobody judged: its paragraphs
-            row["spans"] = spans = split_steps(text)
-            row["step_of_token"] = token_steps(row["pieces"], spans, row["special"])
-        else:
-            row["spans"] = [[span["start"], span["end"]] for span in row["spans"]]
+        unjudged = row["spans"] is None  # so older records have it; its steps are its paragraphs
+        row["spans"] = split_steps(text) if unjudged else [(span["start"], span["end"]) for span in row["spans"]]
+        if unjudged or row["step_of_token"] is None:
+            row["step_of_token"] = token_steps(row["pieces"], row["spans"], row["special"])
         if "".join(row["pieces"]) != text:
             row["text"] = text
     return rows

@@ -27,7 +27,6 @@ def test_the_policy_judges_itself_on_one_engine(tmp_path: Path) -> None:
         "template": str(write_template(tmp_path / "json.txt")),
         "k": 3,
         "sampling": {"max_tokens": 200},
-        "style": "line",
         "early_stop": False,
     }
     initial = {"class_path": "capo_lit.engines.vllm.VLLMEngine", "init_args": SMALL | {"max_model_len": 4096}}
@@ -43,6 +42,7 @@ def test_the_policy_judges_itself_on_one_engine(tmp_path: Path) -> None:
             "engine": {"class_path": "capo_lit.engines.vllm.VLLMEngine", "init_args": SMALL},
             "outcomes": {"class_path": "capo_lit.genprm.outcome.GenORM", "init_args": outcomes},
             "group_size": 4,
+            "style": "line",
             "sampling": {"max_tokens": 24},
         },
         "critique": {

@@ -8,7 +8,6 @@ import pytest
 from capo_lit.batch import Critique, Prompt, Rollout, StepBatch
 from capo_lit.callbacks.alarms import BANDS, AlarmCallback
 from capo_lit.callbacks.rollout_metrics import critique_metrics, rollout_metrics
-from capo_lit.core.steps import split_steps
 from capo_lit.errors import ConfigError
 from capo_lit.genprm.base import critiqued
 from capo_lit.metrics import METRICS
@@ -25,7 +24,7 @@ def batch_of(text: str, step: int, wrong: frozenset[int] = frozenset({0}), judge
     batch = StepBatch([PROMPT], step)
     batch.set_rollouts([rollout])
     if judged:
-        batch.set_verdicts([critiqued(rollout, split_steps(text), [Critique("", wrong)], "greedy")])
+        batch.set_verdicts([critiqued(rollout, [Critique("", wrong)], "greedy")])
     return batch
 
 

@@ -10,7 +10,7 @@ from tests.builders import make_rollout
 
 
 def critiqued(rollout):
-    return CritiquedRollout(rollout, ((0, 1),), (), Verdict((0.0,), 1, 0, 1.0))
+    return CritiquedRollout(rollout, (), Verdict((0.0, 0.0), 1, 0, 1.0))
 
 
 def test_a_missing_slot_names_the_callback_that_fills_it():

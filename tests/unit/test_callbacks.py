@@ -9,8 +9,8 @@ from lightning.pytorch import Trainer
 from capo_lit.batch import Critique, StepBatch
 from capo_lit.callbacks.critique import CritiqueCallback
 from capo_lit.callbacks.rollout import RolloutCallback
-from capo_lit.core.steps import split_steps
 from capo_lit.engines.base import Sampling
+from capo_lit.engines.http import HTTPEngine
 from capo_lit.errors import ConfigError, EngineError, JudgeError
 from capo_lit.genprm.base import StepJudge, critiqued
 from capo_lit.module import CapoModule
@@ -32,7 +32,7 @@ class FirstStepWrong(StepJudge):
         for rollout in rollouts:
             wrong = None if self.mute else frozenset({0})
             critique = Critique("no idea", wrong, "parse" if self.mute else "")
-            yield critiqued(rollout, split_steps(rollout.completion.text), [critique], "greedy")
+            yield critiqued(rollout, [critique], "greedy")
 
 
 @pytest.fixture(scope="module")
@@ -164,3 +164,39 @@ def test_the_training_judge_is_measured_against_the_one_that_knows(folder, verif
     assert got["val/judge_f1"] == pytest.approx(2 / 3)
     with pytest.raises(ConfigError, match="score_judge without two judges"):
         CritiqueCallback(EveryStepWrong(), score_judge=True)
+
+
+def test_a_run_without_a_judge_says_how_many_steps_its_rollouts_have(folder, verifier):
+    logged = {}
+
+    class Seen(CapoModule):
+        def log_metrics(self, values, batch_size):
+            logged.update(values)
+
+    rollout = RolloutCallback(ScriptedEngine(say), verifier, group_size=2, max_probe_gap=100.0)
+    module = Seen(folder, credit=CreditConfig(w_process=0.0))
+    trainer = Trainer(
+        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, callbacks=[rollout],
+    )  # fmt: skip
+    batch = StepBatch([make_prompt()], 0)
+    trainer.fit(module, Loader([batch]))
+    assert logged["rollout/steps_mean"] == 2.0
+    tokens = sum(len(rollout.completion.ids) for rollout in batch.require_rollouts())
+    assert logged["rollout/tokens_per_step_mean"] == tokens / 4
+    assert batch.require_credit().step_of_token.max() == 1
+    assert module.sampler is rollout.sampler
+
+
+def test_the_style_of_the_rollouts_cuts_their_steps(folder, verifier):
+    engine = ScriptedEngine(lambda request: "one\ntwo\n\n\\boxed{2}")
+    rollout = RolloutCallback(engine, verifier, group_size=2, max_probe_gap=100.0, style="line")
+    (batch,) = run(folder, rollout, CritiqueCallback(FirstStepWrong()), batches=1)
+    assert [item.spans for item in batch.require_verdicts()] == [((0, 4), (4, 9), (9, 18))] * 4
+    with pytest.raises(ConfigError, match=r"style 'sentence'.*--rollout\.style"):
+        RolloutCallback(engine, verifier, style="sentence")
+
+
+def test_an_engine_that_takes_no_weights_is_refused(verifier):
+    with pytest.raises(ConfigError, match="HTTPEngine, whose weights cannot follow"):
+        RolloutCallback(HTTPEngine("m", ["http://127.0.0.1:1/v1"]), verifier)

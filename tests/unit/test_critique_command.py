@@ -183,4 +183,3 @@ def test_every_judge_config_parses(config: Path) -> None:
     args = _parser().parse_args(["in.jsonl", "--config", str(config)])
     assert args.judge.engine.class_path.startswith("capo_lit.engines.")
     assert args.judge.early_stop is False
-    assert args.judge.style == "paragraph"

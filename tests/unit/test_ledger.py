@@ -6,7 +6,6 @@ import pytest
 
 from capo_lit.batch import Critique, CritiquedRollout, Rollout, StepBatch
 from capo_lit.callbacks.critique import CritiqueCallback
-from capo_lit.core.steps import split_steps
 from capo_lit.errors import JudgeError
 from capo_lit.genprm.base import StepJudge, critiqued
 from capo_lit.metrics import METRICS
@@ -26,7 +25,7 @@ class Scripted(StepJudge):
 
     def judge(self, rollouts, seed):
         for rollout in rollouts:
-            yield critiqued(rollout, split_steps(rollout.completion.text), self.critiques, "union")
+            yield critiqued(rollout, self.critiques, "union")
 
 
 def logged(callback: CritiqueCallback, step: int = 0) -> dict[str, float]:
@@ -105,5 +104,5 @@ def test_aborted_critiques_make_no_judge_mute_and_hide_none(critiques: tuple[Cri
 
 
 def test_the_verdict_leaves_aborted_critiques_out() -> None:
-    item: CritiquedRollout = critiqued(make_rollout(0), [(0, 3), (3, 4)], (ASKED, ABORTED, MUTE), "majority")
+    item: CritiquedRollout = critiqued(make_rollout(0), (ASKED, ABORTED, MUTE), "majority")
     assert (item.verdict.valid, item.verdict.abstained, len(item.critiques)) == (1, 1, 3)

@@ -98,8 +98,8 @@ def run(callback: LMEvalCallback, module: CapoModule, rollout: RolloutCallback, 
     module.log_metrics = lambda values, batch_size: logged.update(values)  # type: ignore[method-assign,assignment]
     callback.on_validation_epoch_end(Due([rollout, callback], fn, **kw), module)  # type: ignore[arg-type]
     if logged:
-        pushed = dict(rollout.engine._module.named_parameters())  # type: ignore[attr-defined]
-        assert rollout.engine.version == module.version
+        pushed = dict(rollout.sampler.engine._module.named_parameters())  # type: ignore[attr-defined]
+        assert rollout.sampler.engine.version == module.version
         assert all(torch.equal(pushed[name], tensor) for name, tensor in module.engine_weights())
     return bool(logged)
 

@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from capo_lit.batch import CritiquedRollout, Rollout, StepBatch
-from capo_lit.core.steps import split_steps
 from capo_lit.core.votes import tally
 from capo_lit.errors import BatchError
 from capo_lit.evaluation import Evaluation
@@ -100,8 +99,7 @@ def sample(row: int, group: int, text: str, outcome: float | None, greedy: bool 
 
 
 def critiqued(rollout: Rollout, *critiques: frozenset[int] | None) -> CritiquedRollout:
-    spans = tuple(split_steps(rollout.completion.text))
-    return CritiquedRollout(rollout, spans, (), tally(list(critiques), len(spans), "majority"))
+    return CritiquedRollout(rollout, (), tally(list(critiques), len(rollout.spans), "majority"))
 
 
 def test_an_evaluation_by_hand() -> None:

@@ -43,14 +43,8 @@ def make_batch(groups=GROUPS, judged=True, sampling=None):
             ids = tuple(3 + (token + i) % 29 for i in range(len(pieces)))
             token += 5
             done = make_completion(pieces=pieces, ids=ids, logprobs=(-3.0,) * len(pieces))
-            rollout = Rollout(len(rollouts), group, sample, prompt, done, outcome)
-            rollouts.append(rollout)
-            if len(errors) == 1:
-                spans = ((0, len(done.text)),)
-            else:
-                cut = done.text.index("\n\n") + 2
-                spans = ((0, cut), (cut, len(done.text)))
-            verdicts.append(CritiquedRollout(rollout, spans, (), Verdict(errors, 1, 0, 1.0)))
+            rollouts.append(Rollout(len(rollouts), group, sample, prompt, done, outcome))
+            verdicts.append(CritiquedRollout(rollouts[-1], (), Verdict(errors, 1, 0, 1.0)))
     batch = StepBatch([r.prompt for r in rollouts if r.sample == 0], step=0)
     batch.set_rollouts(rollouts, sampling or Sampling(max_tokens=8))
     if judged:
@@ -144,7 +138,7 @@ def test_a_rollout_of_unknown_outcome_leaves_statistics_and_loss(folder):
     rows = [Rollout(i, c.rollout.group, c.rollout.sample, c.rollout.prompt, c.rollout.completion, c.rollout.outcome)
             for i, c in enumerate(kept)]  # fmt: skip
     reference.set_rollouts(rows, with_row.sampling)
-    reference.set_verdicts(CritiquedRollout(r, c.spans, (), c.verdict) for r, c in zip(rows, kept, strict=True))
+    reference.set_verdicts(CritiquedRollout(r, (), c.verdict) for r, c in zip(rows, kept, strict=True))
     assert_same_gradient(one, fit(folder, reference))
     assert not with_row.require_credit().mask[2].any()
     assert not with_row.require_credit().advantages[2].any()

@@ -12,7 +12,7 @@ from capo_lit.errors import EngineError
 from capo_lit.genprm.outcome import GenORM
 from capo_lit.metrics import METRICS
 from capo_lit.outcomes import NoisyOutcomes
-from capo_lit.rollouts import Draw, stream_rollouts
+from capo_lit.rollouts import PlannedRollout, stream_rollouts
 from capo_lit.verifier import Verifier
 from tests.builders import make_prompt
 from tests.http_world import engines
@@ -25,9 +25,9 @@ YES, NO, MUTE = "\\boxed{yes}", "\\boxed{no}", "hm"
 def step(callback: RolloutCallback, number: int = 0, rollouts: int = 1) -> dict[str, float]:
     """The metrics of one step, without a Trainer."""
     prompt = make_prompt()
-    draws = [Draw(row, 0, row, prompt, Sampling(max_tokens=4), seed=row) for row in range(rollouts)]
+    draws = [PlannedRollout(row, 0, row, prompt, Sampling(max_tokens=4), seed=row) for row in range(rollouts)]
     batch = StepBatch([prompt], number)
-    batch.set_rollouts(stream_rollouts(callback.engine, callback.outcomes or callback.verifier, draws))
+    batch.set_rollouts(stream_rollouts(callback.sampler.engine, callback.outcomes or callback.verifier, draws))
     seen: dict[str, float] = {}
     callback._started = 0.0
     module = SimpleNamespace(log_metrics=lambda values, size: seen.update(values))

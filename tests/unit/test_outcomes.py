@@ -14,7 +14,7 @@ from capo_lit.errors import EngineError, JudgeError
 from capo_lit.genprm.outcome import GenORM
 from capo_lit.module import CapoModule
 from capo_lit.outcomes import OutcomeSource, RuleOutcomes, outcome_source
-from capo_lit.rollouts import Draw, stream_rollouts
+from capo_lit.rollouts import PlannedRollout, stream_rollouts
 from capo_lit.settings import CreditConfig, LossConfig
 from capo_lit.verifier import Verifier
 from tests.builders import make_prompt, tiny_llama
@@ -26,7 +26,7 @@ PROMPT = Prompt("task/0", "1+1?", (1, 2), answer="GOLD")
 
 
 def draws(count, prompt=PROMPT):
-    return [Draw(row, 0, row, prompt, Sampling(max_tokens=4), seed=100 + row) for row in range(count)]
+    return [PlannedRollout(row, 0, row, prompt, Sampling(max_tokens=4), seed=100 + row) for row in range(count)]
 
 
 def test_outcomes_of_a_stream_come_from_the_genorm_while_the_policy_still_samples():

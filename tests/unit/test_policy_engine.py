@@ -21,7 +21,7 @@ from capo_lit.genprm.judge import GenPRM
 from capo_lit.genprm.outcome import GenORM
 from capo_lit.module import CapoModule
 from capo_lit.outcomes import OutcomeSource
-from capo_lit.rollouts import Draw, stream_rollouts
+from capo_lit.rollouts import PlannedRollout, stream_rollouts
 from capo_lit.sampling import Sampling
 from capo_lit.settings import CreditConfig, LossConfig, OptimConfig
 from capo_lit.verifier import Verifier
@@ -79,7 +79,9 @@ def test_settings_that_contradict_each_other() -> None:
 def test_rollouts_and_critiques_share_one_engine_and_each_gets_its_own_reply(folder: str, template: Path) -> None:
     prompts = [Prompt(f"p{row}", f"problem {row}", tuple(range(40 + row, 50 + row)), "GOLD") for row in range(5)]
     # Some responses end long before others.
-    draws = [Draw(row, row, 0, prompt, Sampling(max_tokens=4 + 6 * row), row) for row, prompt in enumerate(prompts)]
+    draws = [
+        PlannedRollout(row, row, 0, prompt, Sampling(max_tokens=4 + 6 * row), row) for row, prompt in enumerate(prompts)
+    ]
 
     def judge(engine: Engine) -> GenPRM:
         return GenPRM(engine, template, k=3, sampling=SHORT, early_stop=False)

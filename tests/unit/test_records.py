@@ -88,7 +88,8 @@ def test_a_row_holds_everything_its_credit_came_from() -> None:
 
 def test_no_judge_is_null_and_not_an_empty_verdict() -> None:
     table = batch_table(make_batch(verdicts=False), "toy")
-    for name in ("spans", "step_error", "valid", "abstained", "agreement", "critiques"):
+    assert table["spans"].to_pylist() == [[{"start": 0, "end": 3}, {"start": 3, "end": 4}], [{"start": 0, "end": 1}]]
+    for name in ("step_error", "valid", "abstained", "agreement", "critiques"):
         assert table[name].null_count == 2, name
 
 

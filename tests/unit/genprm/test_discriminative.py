@@ -182,12 +182,11 @@ def test_classes_that_are_no_numbers_abstain(causal):
     assert item.verdict.step_error == (0.0,)
 
 
-def test_a_models_own_spans_and_line_steps(causal):
+def test_the_steps_are_those_of_the_rollout(causal):
     given = replace(rollout("ab cd"), spans=((0, 3), (3, 5)))
     (item,) = DiscriminativePRM(causal).judge([given], 0)
     assert item.spans == ((0, 3), (3, 5))
-    (item,) = DiscriminativePRM(causal, style="line").judge([rollout("a\nb\nc")], 0)
-    assert len(item.verdict.step_error) == 3
+    assert len(item.verdict.step_error) == 2
 
 
 def test_models_that_are_no_judges_are_refused(tmp_path):
@@ -206,7 +205,7 @@ def test_models_that_are_no_judges_are_refused(tmp_path):
     "settings",
     [
         {"separator": ""}, {"separator": " "}, {"template": "no place"}, {"wrong_label": -1}, {"threshold": 0.0},
-        {"threshold": 1.5}, {"style": "word"}, {"tokens_per_batch": 0}, {"max_model_len": 0},
+        {"threshold": 1.5}, {"tokens_per_batch": 0}, {"max_model_len": 0},
     ],
 )  # fmt: skip
 def test_settings_out_of_range_are_refused(settings):

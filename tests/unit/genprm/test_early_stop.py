@@ -136,7 +136,7 @@ def test_critiques_that_are_too_late_to_be_asked_abstain() -> None:
 
 def test_aborted_critiques_are_no_abstentions_in_the_metrics() -> None:
     def critiqued_with(*critiques: Critique) -> object:
-        return critiqued(rollout(), [(0, 8), (8, 17), (17, 23)], critiques, "majority")
+        return critiqued(rollout(), critiques, "majority")
 
     aborted = Critique("", None, "aborted")
     items = [

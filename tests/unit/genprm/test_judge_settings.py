@@ -1,5 +1,6 @@
 """GenPRM: its settings, and the combinations it refuses."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -31,9 +32,9 @@ def test_a_template_that_counts_from_one(tmp_path: Path) -> None:
     assert item.critiques[0].wrong == {0, 2}
 
 
-def test_style_line() -> None:
+def test_the_steps_are_those_of_the_rollout() -> None:
     engine = ScriptedEngine([r"\boxed{1}"])
-    (item,) = judged(engine, [rollout(text="a\nb")], k=1, style="line")
+    (item,) = judged(engine, [replace(rollout(text="a\nb"), spans=((0, 2), (2, 3)))], k=1)
     assert item.verdict.step_error == (0.0, 1.0)
 
 
@@ -48,7 +49,6 @@ COLD, WARM = Sampling(temperature=0.0), Sampling(temperature=1.0)
         ({"k": 4, "sampling": COLD, "vote": "greedy"}, "greedy"),
         ({"k": 1, "sampling": WARM, "vote": "greedy"}, "greedy"),
         ({"vote": "plurality"}, "plurality"),
-        ({"style": "sentence"}, "sentence"),
         ({"deadline_s": 0.0}, "deadline_s"),
         ({"template": "/nowhere/mine.txt"}, "mine.txt"),
     ],
@@ -69,6 +69,6 @@ def test_greedy_is_one_critique_at_temperature_0() -> None:
 def test_step_texts_and_critiqued(text: str) -> None:
     spans = split_steps(text)
     assert "".join(step_texts(text, spans)) == text
-    item = critiqued(rollout(text=text), spans, [], "majority")
+    item = critiqued(rollout(text=text), [], "majority")
     assert (item.spans, item.critiques) == (tuple(spans), ())
     assert item.verdict.step_error == (0.0,) * len(spans)

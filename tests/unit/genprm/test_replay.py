@@ -56,7 +56,7 @@ def test_another_vote_by_hand() -> None:
 
 def judged_batch(*critiques: Critique) -> pa.Table:
     rollout = Rollout(0, 0, 0, PROMPT, completion(("a\n\n", "b"), None), 1.0)
-    return batch_table(credited([critiqued(rollout, [(0, 3), (3, 4)], critiques, "union")], PAPER, 0), "run")
+    return batch_table(credited([critiqued(rollout, critiques, "union")], PAPER, 0), "run")
 
 
 def test_fewer_critiques_vote_from_the_first() -> None:
