@@ -12,13 +12,15 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from capo_lit.batch import Completion, Critique, CritiquedRollout, Prompt, Rollout, StepBatch, TokenCredit, pad_rows
+from capo_lit.batch import Completion, Critique, CritiquedRollout, Prompt, Rollout, StepBatch, pad_rows
 from capo_lit.core.votes import Verdict
+from capo_lit.credit_rows import token_table
 from capo_lit.curves import read_curves
 from capo_lit.record_rows import batch_table
 from capo_lit.records import file_name, flush, read_records, record_files, write_atomic
@@ -36,7 +38,8 @@ def batch_of(rows: list[dict[str, Any]]) -> StepBatch:
         name: pad_rows([row[name] for row in rows], 0.0, torch.float32) for name in ("token_rewards", "advantages")
     }
     batch.set_credit(
-        TokenCredit(
+        replace(
+            token_table(batch, w_process=0.0),
             **floats,
             mask=pad_rows([[True] * len(row["pieces"]) for row in rows], False, torch.bool),
             step_of_token=pad_rows([row["step_of_token"] for row in rows], -1, torch.long),

@@ -16,7 +16,7 @@ from capo_lit.facts import (
     Prompt,
     Rollout,
     Span,
-    TokenCredit,
+    TokenTable,
 )
 from capo_lit.sampling import Sampling
 
@@ -29,7 +29,7 @@ __all__ = [
     "Rollout",
     "Span",
     "StepBatch",
-    "TokenCredit",
+    "TokenTable",
     "Verdict",
     "pad_rows",
 ]
@@ -58,7 +58,7 @@ class StepBatch:
         self._source: Iterator[Rollout] | None = None
         self._rollouts: list[Rollout] = []
         self._critiqued: tuple[CritiquedRollout, ...] | None = None
-        self._credit: TokenCredit | None = None
+        self._credit: TokenTable | None = None
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -142,8 +142,8 @@ class StepBatch:
             )
         return self._critiqued
 
-    def set_credit(self, credit: TokenCredit) -> None:
-        """Fill the slot with the token rewards and advantages of the step.
+    def set_credit(self, credit: TokenTable) -> None:
+        """Fill the slot with the table of the step, token rewards and advantages in it.
 
         Raises:
             BatchError: if the slot is filled.
@@ -157,8 +157,8 @@ class StepBatch:
         """Whether the module has computed token rewards and advantages."""
         return self._credit is not None
 
-    def require_credit(self) -> TokenCredit:
-        """The token rewards and advantages that the module computed.
+    def require_credit(self) -> TokenTable:
+        """The table with the token rewards and advantages that the module computed.
 
         Raises:
             BatchError: if the module has not run yet.

@@ -1,10 +1,11 @@
-"""The facts that one training step gathers: prompts, completions, rollouts, critiques, and the credit made of them.
+"""The facts that one training step gathers: prompts, completions, rollouts, critiques, and the table made of them.
 
 Text and ids stay ragged tuples; batch.py re-exports these names and holds their carrier.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 
@@ -153,20 +154,76 @@ class CritiquedRollout:
         return self.rollout.spans
 
 
-@dataclass(frozen=True, slots=True)
-class TokenCredit:
-    """What the module made of a batch: one row per rollout, right-padded; see `mask`.
+@dataclass(frozen=True)
+class TokenTable:
+    """What training knows of a batch: one row per rollout, one column per response token, right-padded.
+
+    Tensors are on the CPU, but for those of `take`. What is not known yet is 0: `assign_credit` fills token_rewards
+    and advantages, the update fills logprobs and entropy.
 
     Attributes:
-        token_rewards: (n, t) float32.
-        advantages: (n, t) float32.
+        rollouts: n rollouts in row order.
         mask: (n, t) bool; True on generated tokens of rollouts with a known outcome.
-        step_of_token: (n, t) int64; 0-based step, -1 for special tokens and padding.
-        logprobs: (n, t) float32, the trainer's logprobs before the update.
+        outcome: (n,) float32; NaN if unknown.
+        step_of_token: (n, t) int64; 0-based step, -1 on special tokens and padding.
+        step_error: (n, t) float32; 0 where a token belongs to no step or nobody judged.
+        engine_logprobs: (n, t) float32, or None if the engine gives none.
+        token_rewards: (n, t) float32; 0 outside the mask.
+        advantages: (n, t) float32; 0 outside the mask.
+        logprobs: (n, t) float32, the trainer's before the update.
+        entropy: (n, t) float32, of the policy before the update, nats.
+        values: (n, t) float32, before the update; stays 0 without a value model (PPO's).
+        returns: (n, t) float32, what the values should have been; 0 outside the mask, and likewise.
+        temperature: that the rollouts were sampled at.
+        max_tokens: longest response that could have been sampled, or None if not known.
     """
 
+    rollouts: tuple[Rollout, ...]
+    mask: torch.Tensor
+    outcome: torch.Tensor
+    step_of_token: torch.Tensor
+    step_error: torch.Tensor
+    engine_logprobs: torch.Tensor | None
     token_rewards: torch.Tensor
     advantages: torch.Tensor
-    mask: torch.Tensor
-    step_of_token: torch.Tensor
     logprobs: torch.Tensor
+    entropy: torch.Tensor
+    values: torch.Tensor
+    returns: torch.Tensor
+    temperature: float = 1.0
+    max_tokens: int | None = None
+
+    @property
+    def prompts(self) -> list[tuple[int, ...]]:
+        """Token ids of every row's prompt."""
+        return [rollout.prompt.ids for rollout in self.rollouts]
+
+    @property
+    def responses(self) -> list[tuple[int, ...]]:
+        """Token ids of every row's response."""
+        return [rollout.completion.ids for rollout in self.rollouts]
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of prompt and response together, by row."""
+        return [len(prompt) + len(response) for prompt, response in zip(self.prompts, self.responses, strict=True)]
+
+    @property
+    def group(self) -> torch.Tensor:
+        """(n,) int64; which prompt of the batch every row answers."""
+        return torch.tensor([rollout.group for rollout in self.rollouts])
+
+    def take(self, rows: Sequence[int], device: torch.device) -> "TokenTable":
+        """Some rows as a table of their own on a device, as wide as the longest response among them."""
+        rows, rollouts = list(rows), tuple(self.rollouts[row] for row in rows)
+        width = max(len(rollout.completion.ids) for rollout in rollouts)
+        tensors = {name: value for name, value in vars(self).items() if isinstance(value, torch.Tensor)}
+        taken: dict[str, Any] = {
+            name: (value[rows, :width] if value.ndim > 1 else value[rows]).to(device) for name, value in tensors.items()
+        }
+        return replace(self, rollouts=rollouts, **taken)
+
+    def put(self, rows: Sequence[int], **columns: torch.Tensor) -> None:
+        """Write columns of some rows, (r, up to t) each, in place."""
+        for name, values in columns.items():
+            getattr(self, name)[list(rows), : values.shape[1]] = values.detach().float().cpu()

@@ -1,33 +1,21 @@
 """CapoModule: token rewards and advantages from the verdicts, and the PPO-clip update. Facts in, gradient out."""
 
 import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from functools import reduce
 from operator import add
 from typing import Any
 
 import torch
 
-from capo_lit.batch import StepBatch, TokenCredit
-from capo_lit.core.loss import LossStats, loss_normalizer, policy_loss
-from capo_lit.credit_rows import CreditRows, assign_credit, credit_metrics
+from capo_lit.batch import StepBatch, TokenTable
+from capo_lit.core.loss import Sums, add_sums, loss_means, loss_normalizer, policy_loss
+from capo_lit.credit_rows import assign_credit, credit_metrics
+from capo_lit.errors import BatchError
 from capo_lit.policy import PolicyModule, load_policy
 from capo_lit.scoring import padding_share, plan_microbatches, response_logprobs
 from capo_lit.seeding import derive_seed
 from capo_lit.settings import CreditConfig, LossConfig, OptimConfig, UpdateConfig
-
-
-@dataclass
-class Passes:
-    """What the passes over one batch gather: sums for the metrics, and the logprobs before the first update."""
-
-    logprobs: torch.Tensor
-    entropy_sum: float = 0.0
-    gap_sum: float = 0.0
-    gap_max: float = 0.0
-    tokens: int = 0
 
 
 class CapoModule(PolicyModule):
@@ -66,133 +54,122 @@ class CapoModule(PolicyModule):
         checkpoint.get("state_dict", {}).setdefault("process_scale", torch.ones((), dtype=torch.float32))
 
     def training_step(self, batch: StepBatch, batch_idx: int) -> None:
-        """Turn the facts gathered in the batch into optimizer steps, and log what happened."""
+        """One step of CAPO: token rewards and advantages from what was gathered, then PPO-clip on them."""
         batch.require_rollouts()  # waits for them, so that the time below is the update's
         started = time.perf_counter()
-        rows = self._assign_credit(batch)
-        passes = Passes(torch.zeros(rows.mask.shape, dtype=torch.float32))
-        stats, norms, losses = self._optimize(rows, batch, passes)
+        table = self.assign_credit(batch)
+        values = self.update_policy(table, batch.step)
+        batch.set_credit(table)
         seconds = time.perf_counter() - started
-        batch.set_credit(
-            TokenCredit(rows.token_rewards, rows.advantages, rows.mask, rows.step_of_token, passes.logprobs)
-        )
-        values = {
-            **self._credit_metrics(rows),
-            **_loss_metrics(stats, self.loss),
-            **{name: total / len(norms) for name, total in losses.items()},
-            "policy/grad_norm": sum(norms) / len(norms),
-            "policy/lr": self.last_lr,
-            "policy/entropy": passes.entropy_sum / max(passes.tokens, 1),
-            "policy/version": float(self.version),
-            "policy/pad_frac": padding_share(rows.lengths, plan_microbatches(rows.lengths, self._budget)),
-            "policy/train_tokens_per_s": sum(rows.lengths) / seconds,
-            "time/update_s": seconds,
-        }
-        if rows.engine_logprobs is not None:
-            values["policy/engine_logp_gap"] = passes.gap_sum / max(passes.tokens, 1)
-            values["policy/engine_logp_gap_max"] = passes.gap_max
-        self.log_metrics(values, len(batch))
+        values |= {"time/update_s": seconds, "policy/train_tokens_per_s": sum(table.lengths) / seconds}
+        self.log_metrics(values | self.credit_metrics(table), len(batch))
+
+    def assign_credit(self, batch: StepBatch) -> TokenTable:
+        """Facts to token rewards and advantages."""
+        return assign_credit(batch, self.credit, float(self.process_scale))
+
+    def credit_metrics(self, table: TokenTable) -> dict[str, float]:
+        """What to log of the credit."""
+        return credit_metrics(table)
+
+    def update_policy(self, table: TokenTable, step: int) -> dict[str, float]:
+        """All optimizer steps of one batch of rollouts; fills the table's logprobs, and returns what to log.
+
+        Raises:
+            BatchError: if the importance correction is on and the engine gave no logprobs.
+            UpdateError: if a gradient is not finite.
+        """
+        if self.loss.importance_cap is not None and table.engine_logprobs is None:
+            raise _no_engine_logprobs(table, self.loss.importance_cap, step)
+        updates = list(self._minibatches(len(table.rollouts), step))
+        on_policy = len(updates) == 1  # then its own forward gives the old logprobs
+        if not on_policy:
+            self._fill_logprobs(table)
+        sums: Sums = {}
+        losses: Sums = {}
+        norms: list[float] = []
+        optimizer, lengths = self.optimizers(), table.lengths
+        for picked in updates:
+            normalizer = self._normalizer(table.mask[picked], table.max_tokens)
+            plan = plan_microbatches([lengths[row] for row in picked], self._budget)
+            for index, chosen in enumerate(plan):
+                # Data-parallel ranks exchange gradients once per update, with its last micro-batch.
+                with optimizer.toggle_model(sync_grad=index == len(plan) - 1):  # type: ignore[union-attr]
+                    parts, part_sums = self._losses(table, [picked[row] for row in chosen], normalizer, on_policy)
+                    # One backward for all, or data-parallel ranks would exchange gradients more than once.
+                    self.manual_backward(reduce(add, parts.values()))
+                sums = add_sums(sums, part_sums)
+                losses = add_sums(losses, {name: part.detach().double() for name, part in parts.items()})
+            norms.append(self.apply_gradient(optimizer))  # type: ignore[arg-type]
+        values = {name: float(total) / len(norms) for name, total in losses.items()}
+        return values | self._update_metrics(table, loss_means(sums)) | {"policy/grad_norm": sum(norms) / len(norms)}
 
     @property
     def _budget(self) -> int:
         return self.update.tokens_per_microbatch
 
-    def _assign_credit(self, batch: StepBatch) -> CreditRows:
-        """Facts to token advantages."""
-        return assign_credit(batch, self.credit, float(self.process_scale))
+    @torch.no_grad()
+    def _fill_logprobs(self, table: TokenTable) -> None:
+        """Logprobs and entropy before the first of several updates."""
+        for rows in plan_microbatches(table.lengths, self._budget):
+            logprobs, entropy = self._forward(table.take(rows, self.device))
+            table.put(rows, logprobs=logprobs, entropy=entropy)
 
-    def _credit_metrics(self, rows: CreditRows) -> dict[str, float]:
-        return credit_metrics(rows)
-
-    def _optimize(
-        self, rows: CreditRows, batch: StepBatch, passes: Passes
-    ) -> tuple[LossStats, list[float], Counter[str]]:
-        """All optimizer steps of one batch of rollouts; returns summed statistics, gradient norms, summed losses."""
-        updates = list(self._minibatches(len(rows.lengths), batch.step))
-        old = None
-        if len(updates) > 1:  # with one update, its own forward gives the old logprobs
-            with torch.no_grad():
-                for micro in plan_microbatches(rows.lengths, self._budget):
-                    self._gather(passes, rows, micro, *self._forward(rows, micro))
-            old = passes.logprobs
-        stats: list[LossStats] = []
-        norms: list[float] = []
-        totals: Counter[str] = Counter()
-        optimizer = self.optimizers()
-        for picked in updates:
-            normalizer = self._normalizer(rows.mask[picked], rows.max_tokens)
-            plan = plan_microbatches([rows.lengths[row] for row in picked], self._budget)
-            for index, chosen in enumerate(plan):
-                micro = [picked[row] for row in chosen]
-                # Data-parallel ranks exchange gradients once per update, with its last micro-batch.
-                with optimizer.toggle_model(sync_grad=index == len(plan) - 1):  # type: ignore[union-attr]
-                    losses, part_stats = self._micro_losses(rows, micro, old, normalizer, passes)
-                    # One backward for all, or data-parallel ranks would exchange gradients more than once.
-                    self.manual_backward(reduce(add, losses.values()))
-                stats.append(part_stats)
-                totals.update({name: float(part.detach()) for name, part in losses.items()})
-            norms.append(self.apply_gradient(optimizer))  # type: ignore[arg-type]
-        return reduce(add, stats), norms, totals
-
-    def _micro_losses(
-        self, rows: CreditRows, micro: list[int], old: torch.Tensor | None, normalizer: float, passes: Passes
-    ) -> tuple[dict[str, torch.Tensor], LossStats]:
-        """The terms of one micro-batch's loss, by the metric that logs them."""
-        logprobs, entropy = self._forward(rows, micro)
-        width, device = logprobs.shape[1], logprobs.device
-        if old is None:
-            self._gather(passes, rows, micro, logprobs.detach(), entropy)
-            old_part = logprobs.detach()
-        else:
-            old_part = old[micro, :width].to(device)
-        engine = rows.engine_logprobs if self.loss.importance_cap is not None else None
-        loss, stats = policy_loss(
+    def _losses(
+        self, table: TokenTable, rows: list[int], normalizer: float, on_policy: bool
+    ) -> tuple[dict[str, torch.Tensor], Sums]:
+        """The terms of one micro-batch's loss, by the metric that logs them, and the sums of its statistics."""
+        part = table.take(rows, self.device)
+        logprobs, entropy = self._forward(part)
+        if on_policy:
+            table.put(rows, logprobs=logprobs, entropy=entropy)
+        config = self.loss
+        loss, sums = policy_loss(
             logprobs,
-            old_part,
-            rows.advantages[micro, :width].to(device),
-            rows.mask[micro, :width].to(device),
-            clip_low=self.loss.clip_low,
-            clip_high=self.loss.clip_high,
-            dual_clip=self.loss.dual_clip,
-            aggregation=self.loss.aggregation,
+            logprobs.detach() if on_policy else part.logprobs,
+            part.advantages,
+            part.mask,
+            clip_low=config.clip_low,
+            clip_high=config.clip_high,
+            dual_clip=config.dual_clip,
+            aggregation=config.aggregation,
             normalizer=normalizer,
-            max_length=rows.max_tokens,
-            ref_logprobs=self._reference_logprobs(rows, micro) if self.loss.kl_coef > 0 else None,
-            kl_coef=self.loss.kl_coef,
-            engine_logprobs=None if engine is None else engine[micro, :width].to(device),
-            importance_cap=None if engine is None else self.loss.importance_cap,
+            max_length=table.max_tokens,
+            ref_logprobs=self._reference_logprobs(part) if config.kl_coef > 0 else None,
+            kl_coef=config.kl_coef,
+            engine_logprobs=None if config.importance_cap is None else part.engine_logprobs,
+            importance_cap=config.importance_cap,
         )
-        return {"policy/loss": loss}, stats
+        return {"policy/loss": loss}, sums
 
-    def _forward(self, rows: CreditRows, micro: Sequence[int], model: Any = None) -> tuple[torch.Tensor, torch.Tensor]:
-        return response_logprobs(
-            model or self.policy,
-            [rows.rollouts[row].prompt.ids for row in micro],
-            [rows.rollouts[row].completion.ids for row in micro],
-            rows.temperature,
-            self.update.logits_chunk,
-        )
+    def _forward(self, part: TokenTable, model: Any = None) -> tuple[torch.Tensor, torch.Tensor]:
+        chunk = self.update.logits_chunk
+        return response_logprobs(model or self.policy, part.prompts, part.responses, part.temperature, chunk)
 
     @torch.no_grad()
-    def _reference_logprobs(self, rows: CreditRows, micro: Sequence[int]) -> torch.Tensor:
+    def _reference_logprobs(self, part: TokenTable) -> torch.Tensor:
         if self._reference is None:
             reference = load_policy(self.policy_path).to(self.device, self.policy.dtype).requires_grad_(False)
             object.__setattr__(self, "_reference", reference)
-        return self._forward(rows, micro, self._reference)[0]
+        return self._forward(part, self._reference)[0]
 
-    def _gather(
-        self, passes: Passes, rows: CreditRows, micro: list[int], logprobs: torch.Tensor, entropy: torch.Tensor
-    ) -> None:
-        """Keep the logprobs before the update, and their distance from the engine's."""
-        width = logprobs.shape[1]
-        mask = rows.mask[micro, :width]
-        passes.logprobs[micro, :width] = logprobs.float().cpu()
-        passes.tokens += int(mask.sum())
-        passes.entropy_sum += float((entropy.cpu() * mask).sum())
-        if rows.engine_logprobs is not None:
-            gap = (passes.logprobs[micro, :width] - rows.engine_logprobs[micro, :width]).abs() * mask
-            passes.gap_sum += float(gap.sum())
-            passes.gap_max = max(passes.gap_max, float(gap.max()) if gap.numel() else 0.0)
+    def _update_metrics(self, table: TokenTable, means: dict[str, float]) -> dict[str, float]:
+        """The policy/ family, but for the loss and its gradient."""
+        names = ["clip_low_frac", "clip_high_frac", "ratio_mean", "approx_kl"]
+        names += ["importance_mean", "importance_capped_frac"] if self.loss.importance_cap is not None else []
+        names += ["kl_ref"] if self.loss.kl_coef > 0 else []
+        tokens = table.mask.sum().clamp(min=1)
+        values = {f"policy/{name}": means[name] for name in names} | {
+            "policy/lr": self.last_lr,
+            "policy/entropy": float(table.entropy[table.mask].sum(dtype=torch.float64) / tokens),
+            "policy/version": float(self.version),
+            "policy/pad_frac": padding_share(table.lengths, plan_microbatches(table.lengths, self._budget)),
+        }
+        if table.engine_logprobs is not None:
+            gap = (table.logprobs - table.engine_logprobs).abs() * table.mask
+            values["policy/engine_logp_gap"] = float(gap.sum(dtype=torch.float64) / tokens)
+            values["policy/engine_logp_gap_max"] = float(gap.max()) if gap.numel() else 0.0
+        return values
 
     def _normalizer(self, mask: torch.Tensor, max_tokens: int | None) -> float:
         """The loss's denominator: the mean over data-parallel ranks, since their gradients are averaged."""
@@ -208,16 +185,11 @@ class CapoModule(PolicyModule):
             yield from (sorted(order[part::count]) for part in range(count))
 
 
-def _loss_metrics(stats: LossStats, config: LossConfig) -> dict[str, float]:
-    values = {
-        "policy/clip_low_frac": float(stats.clip_low_frac),
-        "policy/clip_high_frac": float(stats.clip_high_frac),
-        "policy/ratio_mean": float(stats.ratio_mean),
-        "policy/approx_kl": float(stats.approx_kl),
-    }
-    if config.importance_cap is not None:
-        values["policy/importance_mean"] = float(stats.importance_mean)
-        values["policy/importance_capped_frac"] = float(stats.importance_capped_frac)
-    if config.kl_coef > 0:
-        values["policy/kl_ref"] = float(stats.kl_ref)
-    return values
+def _no_engine_logprobs(table: TokenTable, cap: float, step: int) -> BatchError:
+    missing = sum(rollout.completion.logprobs is None for rollout in table.rollouts)
+    return BatchError(
+        f"{missing} of {len(table.rollouts)} rollouts without the engine's logprobs, and importance_cap {cap:g}",
+        "the engine's logprob of every sampled token, which the importance correction divides by",
+        f"step {step}",
+        "--rollout.engine (one that gives logprobs), or --model.loss.importance_cap null, which corrects nothing",
+    )

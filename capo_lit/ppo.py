@@ -1,33 +1,19 @@
 """PPOModule: PPO with a value function and generalized advantages, the credit assignment that CAPO argues against."""
 
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 
-from capo_lit.batch import StepBatch
-from capo_lit.core.gae import explained_variance, gae, timed_rewards, whiten
-from capo_lit.core.loss import LossStats
-from capo_lit.core.value_loss import value_loss
-from capo_lit.credit_rows import CreditRows, FactRows, pad_facts
-from capo_lit.module import CapoModule, Passes
+from capo_lit.batch import StepBatch, TokenTable
+from capo_lit.core.gae import explained_variance, gae, timed_rewards, value_loss, whiten
+from capo_lit.core.loss import Sums
+from capo_lit.credit_rows import token_table
+from capo_lit.module import CapoModule
 from capo_lit.scoring import plan_microbatches
 from capo_lit.settings import CreditConfig, LossConfig, OptimConfig, PPOConfig, UpdateConfig
 from capo_lit.value import ValueModel
-
-
-@dataclass(frozen=True)
-class ValueRows(CreditRows):
-    """The credit with what it came from.
-
-    Attributes:
-        values: (n, t) float32, before the update.
-        returns: (n, t) float32; 0 outside the mask.
-    """
-
-    values: torch.Tensor
-    returns: torch.Tensor
 
 
 class PPOModule(CapoModule):
@@ -77,59 +63,57 @@ class PPOModule(CapoModule):
         self.clip_gradient(self.value)
         return super().apply_gradient(optimizer)
 
-    def _assign_credit(self, batch: StepBatch) -> ValueRows:
+    def assign_credit(self, batch: StepBatch) -> TokenTable:
+        """Rewards in time, values before the update, and the advantages that GAE makes of them."""
         w_process = self.credit.w_process * float(self.process_scale)
-        facts = pad_facts(batch, w_process)
+        table = token_table(batch, w_process)
         rewards = timed_rewards(
-            facts.outcome, facts.step_error, facts.step_of_token, facts.mask, self.credit.w_whole, w_process
+            table.outcome, table.step_error, table.step_of_token, table.mask, self.credit.w_whole, w_process
         )
-        values = self._values(facts)
-        advantages, returns = gae(rewards, values, facts.mask, self.ppo.gamma, self.ppo.lam)
+        values = self._old_values(table)
+        advantages, returns = gae(rewards, values, table.mask, self.ppo.gamma, self.ppo.lam)
         if self.ppo.whiten:
-            advantages = whiten(advantages, facts.mask, self._total)
-        if self.credit.max_abs_advantage is not None:
-            advantages = advantages.clamp(-self.credit.max_abs_advantage, self.credit.max_abs_advantage)
-        return ValueRows(**vars(facts), token_rewards=rewards, advantages=advantages, values=values, returns=returns)
+            advantages = whiten(advantages, table.mask, self._total)
+        cap = self.credit.max_abs_advantage
+        advantages = advantages if cap is None else advantages.clamp(-cap, cap)
+        return replace(table, token_rewards=rewards, advantages=advantages, values=values, returns=returns)
+
+    def credit_metrics(self, table: TokenTable) -> dict[str, float]:
+        """The reward/ and value/ families."""
+        tokens = table.mask.sum().clamp(min=1)
+        return {
+            **super().credit_metrics(table),
+            "value/mean": float(torch.where(table.mask, table.values, 0.0).sum() / tokens),
+            "value/return_mean": float(table.returns.sum() / tokens),
+            "value/explained_variance": explained_variance(table.returns, table.values, table.mask),
+        }
 
     @torch.no_grad()
-    def _values(self, facts: FactRows) -> torch.Tensor:
+    def _old_values(self, table: TokenTable) -> torch.Tensor:
         """(n, t) float32 on the CPU."""
-        values = torch.zeros(facts.mask.shape, dtype=torch.float32)
-        for micro in plan_microbatches(facts.lengths, self._budget):
-            part = self._value(facts, micro)
-            values[micro, : part.shape[1]] = part.cpu()
+        values = torch.zeros(table.mask.shape, dtype=torch.float32)
+        for rows in plan_microbatches(table.lengths, self._budget):
+            part = table.take(rows, self.device)
+            new = self.value(part.prompts, part.responses)
+            values[rows, : new.shape[1]] = new.cpu()
         return values
-
-    def _value(self, facts: FactRows, micro: list[int]) -> torch.Tensor:
-        picked = [facts.rollouts[row] for row in micro]
-        return self.value([rollout.prompt.ids for rollout in picked], [rollout.completion.ids for rollout in picked])
 
     def _total(self, value: torch.Tensor) -> torch.Tensor:
         """Sum over data-parallel ranks."""
         return self.trainer.strategy.reduce(value.to(self.device), reduce_op="sum").to(value.device)
 
-    def _micro_losses(
-        self, rows: ValueRows, micro: list[int], old: torch.Tensor | None, normalizer: float, passes: Passes
-    ) -> tuple[dict[str, torch.Tensor], LossStats]:
-        losses, stats = super()._micro_losses(rows, micro, old, normalizer, passes)
-        values = self._value(rows, micro)
-        width, device = values.shape[1], values.device
+    def _losses(
+        self, table: TokenTable, rows: list[int], normalizer: float, on_policy: bool
+    ) -> tuple[dict[str, torch.Tensor], Sums]:
+        losses, sums = super()._losses(table, rows, normalizer, on_policy)
+        part = table.take(rows, self.device)
         losses["value/loss"] = value_loss(
-            values,
-            rows.values[micro, :width].to(device),
-            rows.returns[micro, :width].to(device),
-            rows.mask[micro, :width].to(device),
+            self.value(part.prompts, part.responses),
+            part.values,
+            part.returns,
+            part.mask,
             clip=self.ppo.value_clip,
             aggregation=self.loss.aggregation,
             normalizer=normalizer,
         )
-        return losses, stats
-
-    def _credit_metrics(self, rows: ValueRows) -> dict[str, float]:
-        tokens = rows.mask.sum().clamp(min=1)
-        return {
-            **super()._credit_metrics(rows),
-            "value/mean": float(torch.where(rows.mask, rows.values, 0.0).sum() / tokens),
-            "value/return_mean": float(rows.returns.sum() / tokens),
-            "value/explained_variance": explained_variance(rows.returns, rows.values, rows.mask),
-        }
+        return losses, sums

@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from capo_lit.batch import Critique, CritiquedRollout, Rollout, StepBatch, TokenCredit
+from capo_lit.batch import Critique, CritiquedRollout, Rollout, StepBatch, TokenTable
 from capo_lit.errors import BatchError
 from capo_lit.records import SCHEMA, SCHEMA_VERSION
 
@@ -89,7 +89,7 @@ def _critique_struct(critique: Critique) -> dict[str, Any]:
     return {**asdict(critique), "reply": _utf8(critique.reply), "cause": _utf8(critique.cause), "wrong": wrong}
 
 
-def _check_shape(rollouts: Sequence[Rollout], credit: TokenCredit, step: int) -> None:
+def _check_shape(rollouts: Sequence[Rollout], credit: TokenTable, step: int) -> None:
     longest = max((len(rollout.completion.ids) for rollout in rollouts), default=0)
     rows, width = credit.advantages.shape
     if rows != len(rollouts) or width < longest:

@@ -1,9 +1,12 @@
 """One finished batch, small enough to write its records by hand."""
 
+from dataclasses import replace
+
 import torch
 
-from capo_lit.batch import Completion, Critique, CritiquedRollout, Prompt, Rollout, StepBatch, TokenCredit
+from capo_lit.batch import Completion, Critique, CritiquedRollout, Prompt, Rollout, StepBatch
 from capo_lit.core.votes import tally
+from capo_lit.credit_rows import token_table
 
 PROMPT = Prompt("toy/0", "1+1?", (5, 6), "2", reference=None)
 
@@ -44,7 +47,8 @@ def make_batch(step: int = 12, verdicts: bool = True, dtype: torch.dtype = torch
             ]
         )
     batch.set_credit(
-        TokenCredit(
+        replace(
+            token_table(batch, w_process=0.0),
             token_rewards=torch.tensor([[2.0, 1.0, 2.0], [9.0, 9.0, 9.0]], dtype=dtype),
             advantages=torch.tensor([[0.5, -1.0, 0.5], [0.0, 0.0, 9.0]], dtype=dtype, requires_grad=True),
             mask=torch.tensor([[True, True, True], [False, False, False]]),

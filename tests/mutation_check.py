@@ -38,7 +38,6 @@ TESTS = {
     "credit.py": _CREDIT,
     "reduce.py": _CREDIT,
     "loss.py": _LOSS,
-    "loss_stats.py": _LOSS,
     "logprobs.py": ("test_logprobs.py",),
 }
 
@@ -63,8 +62,8 @@ MUTATIONS = [
     Mutation("wrong steps are rewarded", "credit.py", "w_whole - step_error", "w_whole + step_error"),
     Mutation("advantages without a mask", "credit.py", "valid = mask & ~rewards", "valid = ~rewards"),
     Mutation("unknown outcomes count", "credit.py", "mask & ~rewards.isnan()", "mask"),
-    Mutation("pooled eps of GRPO", "credit.py", "default_eps=1e-6", "default_eps=1e-4"),
-    Mutation("std not floored", "credit.py", ".clamp(min=self.std_floor)", ""),
+    Mutation("pooled eps of GRPO", "credit.py", "_ROW_EPS = 1e-6,", "_ROW_EPS = 1e-4,"),
+    Mutation("std not floored", "credit.py", ".clamp(min=std_floor)", ""),
     Mutation("cap on one side", "credit.py", "clamp(-max_abs_advantage, max", "clamp(max=max"),
     Mutation("rounding taken for signal", "credit.py", "_DIFFERENCE_NOISE = 1e-6", "_DIFFERENCE_NOISE = 0.0"),
     Mutation("ddof 0", "reduce.py", "(count - 1).clamp", "count.clamp"),
@@ -84,7 +83,7 @@ MUTATIONS = [
     Mutation("weight upside down", "loss.py", "_ratio(old, engine)", "_ratio(engine, old)"),
     Mutation("KL the wrong way", "loss.py", "_log_ratio(ref, now)", "_log_ratio(now, ref)"),
     Mutation("empty rows count", "loss.py", "mask.any(1).sum(", "mask.any(1).ge(0).sum("),
-    Mutation("statistics not added", "loss_stats.py", ") + getattr(other, f.name)", ") + 0 * getattr(other, f.name)"),
+    Mutation("statistics not added", "loss.py", "total[name] + value", "total[name] + 0 * value"),
     Mutation(
         "logits reduced in bfloat16",
         "logprobs.py",

@@ -22,8 +22,8 @@ class Watched(PPOModule):
             self.gradient = {name: p.grad.clone() for name, p in self.named_parameters()}
         return super().apply_gradient(optimizer)
 
-    def _assign_credit(self, batch):
-        self.rows = super()._assign_credit(batch)
+    def assign_credit(self, batch):
+        self.rows = super().assign_credit(batch)
         return self.rows
 
     def log_metrics(self, values, batch_size):

@@ -2,7 +2,7 @@
 
 import random
 
-from capo_lit.batch import Critique, CritiquedRollout, Rollout, StepBatch, TokenCredit
+from capo_lit.batch import Critique, CritiquedRollout, Rollout, StepBatch
 from capo_lit.core.votes import VoteRule
 from capo_lit.credit_rows import assign_credit
 from capo_lit.genprm.base import critiqued
@@ -18,9 +18,7 @@ def credited(items: list[CritiquedRollout], credit: CreditConfig, step: int) -> 
     batch = StepBatch([PROMPT, PROMPT], step)
     batch.set_rollouts(item.rollout for item in items)
     batch.set_verdicts(items)
-    rows = assign_credit(batch, credit)
-    zeros = rows.token_rewards * 0
-    batch.set_credit(TokenCredit(rows.token_rewards, rows.advantages, rows.mask, rows.step_of_token, zeros))
+    batch.set_credit(assign_credit(batch, credit))
     return batch
 
 

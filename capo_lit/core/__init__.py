@@ -6,7 +6,7 @@ The map, in the order of one batch:
     votes     k critiques -> one verdict; whether the critiques still out can change it
     credit    outcomes and step errors -> token rewards -> advantages
     logprobs  hidden states -> logprobs and entropies of the response tokens, chunk by chunk
-    loss      logprobs and advantages -> PPO-clip loss; its statistics are in loss_stats
+    loss      logprobs and advantages -> PPO-clip loss; sums for its statistics
     reduce    masked and grouped reductions in float64 that the others share
 
 Dimension letters, in every signature and shape comment:

@@ -1,14 +1,13 @@
 """Outcomes and step errors -> token rewards -> advantages."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float, Float32, Float64, Int
 from torch import Tensor
 
-from capo_lit.core.reduce import GroupStats, group_index, group_max, group_stats, masked_fill, row_mean
+from capo_lit.core.reduce import group_index, group_max, group_stats, masked_fill, row_mean
 
 Estimator = Literal["token_pooled", "sequence", "decoupled"]
 
@@ -16,6 +15,8 @@ Estimator = Literal["token_pooled", "sequence", "decoupled"]
 # which inherits the relative error of float32 rewards (6e-8).
 _MEAN_NOISE = 1e-12
 _DIFFERENCE_NOISE = 1e-6
+# What is added to a standard deviation: over the tokens of a group, and over its rows (TRL's).
+_TOKEN_EPS, _ROW_EPS = 1e-6, 1e-4
 
 
 def token_rewards(
@@ -40,62 +41,66 @@ def token_rewards(
     return outcome[:, None] * w_whole - step_error * w_process
 
 
-@dataclass(frozen=True, slots=True)
-class _Terms:
-    """What an estimator sees: rewards (n, t) and process part (n, t) or None, zero outside mask (n, t); group (n,)."""
+def token_pooled(
+    rewards: Tensor, process: Tensor | None, mask: Tensor, group: Tensor, eps: float | None, std_floor: float
+) -> Float64[Tensor, "n t"]:
+    """The paper's: mean and std over all tokens of the group.
 
-    rewards: Tensor
-    process: Tensor | None
-    mask: Tensor
-    index: Tensor
-    num_groups: int
-    std_floor: float
-    eps: float | None
-
-    def stats(self, values: Tensor, mask: Tensor, tie: Tensor | None = None) -> GroupStats:
-        return group_stats(values, mask, self.index, self.num_groups, tie)
-
-    def normalize(self, values: Tensor, stats: GroupStats, default_eps: float) -> Tensor:
-        """(values - mean) / (max(std, floor) + eps), exactly 0 in flat groups; float64."""
-        eps = default_eps if self.eps is None else self.eps
-        scale = stats.std.clamp(min=self.std_floor) + eps
-        # A flat group may have std + eps == 0: divide by 1 there, the result is replaced anyway.
-        scale = torch.where(stats.flat, 1.0, scale)
-        scaled = (values.double() - stats.mean[self.index, None]) / scale[self.index, None]
-        return masked_fill(scaled, ~stats.flat[self.index, None].expand_as(scaled))
+    Every estimator takes the same: rewards (n, t) and their process term (n, t), both 0 outside mask (n, t); group (n,)
+    in [0, b); and what `advantages` says of eps and std_floor. It returns (n, t) or (n, 1) float64.
+    """
+    return _normalize(rewards, mask, group, _TOKEN_EPS if eps is None else eps, std_floor)
 
 
-def _pooled(terms: _Terms, values: Tensor) -> Tensor:
-    return terms.normalize(values, terms.stats(values, terms.mask), default_eps=1e-6)
+def sequence(
+    rewards: Tensor, process: Tensor | None, mask: Tensor, group: Tensor, eps: float | None, std_floor: float
+) -> Float64[Tensor, "n 1"]:
+    """GRPO's: one number a row, its mean reward, among those of the group."""
+    size = rewards.abs() if process is None else torch.maximum(rewards.abs(), process.abs())
+    return _per_row(rewards, size, mask, group, _ROW_EPS if eps is None else eps, std_floor, _MEAN_NOISE)
 
 
-def _per_row(terms: _Terms, values: Tensor, noise: float) -> Tensor:
-    rows = row_mean(values, terms.mask)[:, None]
-    size = terms.rewards.abs() if terms.process is None else torch.maximum(terms.rewards.abs(), terms.process.abs())
-    tie = noise * group_max(size, terms.mask, terms.index, terms.num_groups).clamp(min=0)
-    return terms.normalize(rows, terms.stats(rows, terms.mask.any(1, keepdim=True), tie), default_eps=1e-4)
-
-
-def _token_pooled(terms: _Terms) -> Tensor:
-    return _pooled(terms, terms.rewards)
-
-
-def _sequence(terms: _Terms) -> Tensor:
-    return _per_row(terms, terms.rewards, _MEAN_NOISE)
-
-
-def _decoupled(terms: _Terms) -> Tensor:
-    if terms.process is None:
+def decoupled(
+    rewards: Tensor, process: Tensor | None, mask: Tensor, group: Tensor, eps: float | None, std_floor: float
+) -> Float64[Tensor, "n t"]:
+    """`sequence` of what the outcome gave, plus `token_pooled` of what the steps did; each has a std of its own."""
+    if process is None:
         raise ValueError("got no process term; expected process=(n, t), the part of the rewards that steps gave")
-    outcome = terms.rewards.double() - terms.process.double()
-    return _per_row(terms, outcome, _DIFFERENCE_NOISE) + _pooled(terms, terms.process)
+    size, row_eps = torch.maximum(rewards.abs(), process.abs()), _ROW_EPS if eps is None else eps
+    outcome = rewards.double() - process.double()
+    by_row = _per_row(outcome, size, mask, group, row_eps, std_floor, _DIFFERENCE_NOISE)
+    return by_row + token_pooled(process, None, mask, group, eps, std_floor)
 
 
-ESTIMATORS: dict[Estimator, Callable[[_Terms], Float64[Tensor, "n #t"]]] = {
-    "token_pooled": _token_pooled,
-    "sequence": _sequence,
-    "decoupled": _decoupled,
+ESTIMATORS: dict[Estimator, Callable[..., Float64[Tensor, "n #t"]]] = {
+    "token_pooled": token_pooled,
+    "sequence": sequence,
+    "decoupled": decoupled,
 }
+
+
+def _per_row(
+    values: Tensor, size: Tensor, mask: Tensor, group: Tensor, eps: float, std_floor: float, noise: float
+) -> Tensor:
+    """Row means among those of their group; a spread below `noise` of the group's largest `size` is none."""
+    tie = noise * group_max(size, mask, group, _count(group)).clamp(min=0)
+    return _normalize(row_mean(values, mask)[:, None], mask.any(1, keepdim=True), group, eps, std_floor, tie)
+
+
+def _normalize(
+    values: Tensor, mask: Tensor, group: Tensor, eps: float, std_floor: float, tie: Tensor | None = None
+) -> Tensor:
+    """(values - mean) / (max(std, floor) + eps) in every group, exactly 0 in flat ones; float64."""
+    stats = group_stats(values, mask, group, _count(group), tie)
+    scale = stats.std.clamp(min=std_floor) + eps
+    # A flat group may have std + eps == 0: divide by 1 there, the result is replaced anyway.
+    scale = torch.where(stats.flat, 1.0, scale)
+    scaled = (values.double() - stats.mean[group, None]) / scale[group, None]
+    return masked_fill(scaled, ~stats.flat[group, None].expand_as(scaled))
+
+
+def _count(group: Tensor) -> int:
+    return int(group.max()) + 1 if group.numel() else 0
 
 
 def advantages(
@@ -144,10 +149,10 @@ def advantages(
         if bound is not None and bound < 0:
             raise ValueError(f"got {name} {bound}; expected a number >= 0")
     valid = mask & ~rewards.isnan()
-    index, num_groups = group_index(group)
+    index, _ = group_index(group)
     part = None if process is None else masked_fill(process, valid)
-    terms = _Terms(masked_fill(rewards, valid), part, valid, index, num_groups, std_floor, eps)
-    result = masked_fill(ESTIMATORS[estimator](terms).expand_as(valid), valid)
+    made = ESTIMATORS[estimator](masked_fill(rewards, valid), part, valid, index, eps, std_floor)
+    result = masked_fill(made.expand_as(valid), valid)
     if max_abs_advantage is not None:
         result = result.clamp(-max_abs_advantage, max_abs_advantage)
     return result.float()

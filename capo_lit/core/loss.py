@@ -1,16 +1,17 @@
-"""Logprobs and token advantages -> PPO-clip loss and its statistics."""
+"""Logprobs and token advantages -> PPO-clip loss, and sums that its statistics are made of."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal, get_args
 
 import torch
-from jaxtyping import Bool, Float, Float64
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from capo_lit.core.loss_stats import LossStats
 from capo_lit.core.reduce import masked_fill, row_mean
 
 Aggregation = Literal["token", "sequence", "dr_grpo"]
+Sums = dict[str, Tensor]
+"""Sums by name, () float64: of two micro-batches they add up to those of both."""
 
 # exp(20) is 5e8: far outside every clip range, far inside float32.
 _MAX_LOG_RATIO = 20.0
@@ -80,7 +81,7 @@ def policy_loss(  # noqa: PLR0913  (four tensors and the settings of one equatio
     kl_coef: float = 0.0,
     engine_logprobs: Float[Tensor, "n t"] | None = None,
     importance_cap: float | None = None,
-) -> tuple[Float[Tensor, ""], LossStats]:
+) -> tuple[Float[Tensor, ""], Sums]:
     """PPO-clip loss with one advantage per token.
 
     rho = exp(lp - old);  l = -min(rho A, clip(rho, 1 - clip_low, 1 + clip_high) A)
@@ -110,7 +111,13 @@ def policy_loss(  # noqa: PLR0913  (four tensors and the settings of one equatio
         importance_cap: > 0, largest importance weight; None leaves the weights uncut.
 
     Returns:
-        () loss in the dtype of `logprobs`, at least float32 (0 with a graph if the mask is empty), and its statistics.
+        () loss in the dtype of `logprobs`, at least float32 (0 with a graph if the mask is empty), and sums over the
+        mask that stay on the device; `loss_means` divides them by `tokens`:
+        clip_low_frac, clip_high_frac, dual_clip_frac: tokens whose gradient that clip removed.
+        ratio_mean: of rho. approx_kl: of rho - log(rho) - 1, the k3 estimate of KL(old || now), nats.
+        kl_ref: of the k3 estimate of KL(now || reference), nats; 0 without a reference.
+        importance_mean: of the importance weights after the cap; 1 each without engine logprobs.
+        importance_capped_frac: tokens whose weight was cut to the cap.
 
     Raises:
         ValueError: if a setting is out of range, or lacks the tensor it needs.
@@ -141,16 +148,32 @@ def policy_loss(  # noqa: PLR0913  (four tensors and the settings of one equatio
     total = NUMERATORS[aggregation](loss, mask)
 
     with torch.no_grad():
-        stats = LossStats(
+        sums = {
+            "tokens": _sum(mask),
             **_clip_sums(ratio, adv, clip_low, clip_high, dual_clip),
-            tokens=_sum(mask),
-            ratio=_sum(masked_fill(ratio, mask)),
-            old_kl=_sum(ratio - _log_ratio(now, old) - 1),
-            ref_kl=_sum(ref_kl),
-            importance=_sum(masked_fill(weight, mask)),
-            importance_capped=_sum(raw_weight > weight),
-        )
-    return (total / count).to(dtype), stats
+            "ratio_mean": _sum(masked_fill(ratio, mask)),
+            "approx_kl": _sum(ratio - _log_ratio(now, old) - 1),
+            "kl_ref": _sum(ref_kl),
+            "importance_mean": _sum(masked_fill(weight, mask)),
+            "importance_capped_frac": _sum(raw_weight > weight),
+        }
+    return (total / count).to(dtype), sums
+
+
+def add_sums(total: Sums, part: Sums) -> Sums:
+    """The sums of two sets of tokens together; a name that one of them lacks counts 0 there."""
+    return {**total, **{name: total[name] + value if name in total else value for name, value in part.items()}}
+
+
+def loss_means(sums: Mapping[str, Tensor]) -> dict[str, float]:
+    """Means over the tokens of one or several micro-batches, 0.0 if there are none; waits for the device once.
+
+    Args:
+        sums: of `policy_loss`, or several added up.
+    """
+    names = [name for name in sums if name != "tokens"]
+    means = torch.stack([sums[name] for name in names]) / sums["tokens"].clamp(min=1)
+    return dict(zip(names, means.tolist(), strict=True))
 
 
 def _sum(values: Tensor) -> Tensor:
@@ -172,14 +195,12 @@ def _surrogate(ratio: Tensor, adv: Tensor, low: float, high: float, dual_clip: f
     return torch.where(adv < 0, torch.minimum(loss, -dual_clip * adv), loss)
 
 
-def _clip_sums(
-    ratio: Tensor, adv: Tensor, low: float, high: float, dual_clip: float | None
-) -> dict[str, Float64[Tensor, ""]]:
+def _clip_sums(ratio: Tensor, adv: Tensor, low: float, high: float, dual_clip: float | None) -> Sums:
     falling, rising = adv < 0, adv > 0
     return {
-        "clip_low": _sum(falling & (ratio < 1 - low)),
-        "clip_high": _sum(rising & (ratio > 1 + high)),
-        "dual_clip": _sum(falling & (ratio > (torch.inf if dual_clip is None else dual_clip))),
+        "clip_low_frac": _sum(falling & (ratio < 1 - low)),
+        "clip_high_frac": _sum(rising & (ratio > 1 + high)),
+        "dual_clip_frac": _sum(falling & (ratio > (torch.inf if dual_clip is None else dual_clip))),
     }
 
 

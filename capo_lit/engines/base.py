@@ -47,6 +47,7 @@ class Engine(ABC):
     slot in the engine.
 
     Attributes:
+        stands_still: whether its work moves only in `step`; a server's goes on meanwhile.
         takes_schema: whether it can hold a text to a request's schema; an engine that cannot refuses such requests.
         prompt_tokens: of all finished requests, where the engine counts them.
         cached_tokens: those of them that came from a prefix cache, as far as the engine knows.
@@ -55,6 +56,7 @@ class Engine(ABC):
             server's) counts every one.
     """
 
+    stands_still: bool = False
     takes_schema: bool = False
     prompt_tokens: int = 0
     cached_tokens: int = 0

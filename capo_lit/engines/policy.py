@@ -58,6 +58,11 @@ class PolicyEngine(Engine):
         return self._bound
 
     @property
+    def stands_still(self) -> bool:  # type: ignore[override]
+        """With "current" the rollouts' sampling steps it too."""
+        return self.weights == "initial" and self.bound.stands_still
+
+    @property
     def prompt_tokens(self) -> int:  # type: ignore[override]
         """As the bound engine counts; with "current", those of the rollouts too, and so below."""
         return self.bound.prompt_tokens

@@ -47,6 +47,8 @@ class LocalEngine(Engine, SyncsWeights):
         name: of the model, for errors.
     """
 
+    stands_still = True
+
     def __init__(self, name: str) -> None:
         self._name = name
         self._lock = RLock()

@@ -38,7 +38,8 @@ class GenPRM(StepJudge):
         vote: how they are combined.
         sampling: how critiques are drawn.
         reference: show the judge the reference solution, or the gold answer of a problem that has none.
-        deadline_s: seconds after a rollout has come at which critiques of it that have not come abstain.
+        deadline_s: seconds after a rollout has come at which critiques of it that have not come abstain; what an
+            engine in this process stood still while other rollouts were sampled does not count.
         early_stop: abort critiques that can no longer change the verdict; it is that of the full vote.
         first_wave: critiques of a rollout that start at once; the others start when these have come, or half of
             deadline_s has passed, and the vote is not settled. Null starts all k.
@@ -93,7 +94,7 @@ class GenPRM(StepJudge):
         flying: set[str] = set()
         identity = self._identity() if self.store is not None else ""
         try:
-            for rollout in rollouts:
+            for rollout in self._arriving(rollouts, pending):
                 asking = self._prepare(rollout, seed, flying, identity)
                 pending.append(asking)
                 self._start(asking)
@@ -109,6 +110,19 @@ class GenPRM(StepJudge):
             # The stream broke, or nobody wants the rest: free the engine's slots.
             for asking in pending:
                 asking.cancel()
+
+    def _arriving(self, rollouts: Iterable[Rollout], pending: list[Asking]) -> Iterator[Rollout]:
+        """The rollouts; the deadlines of an engine that stands still while one is waited for stand still too."""
+        stream = iter(rollouts)
+        while True:
+            started = time.monotonic()
+            rollout = next(stream, None)
+            if self.engine.stands_still:
+                for asking in pending:
+                    asking.since += time.monotonic() - started
+            if rollout is None:
+                return
+            yield rollout
 
     def _identity(self) -> str:
         """What all replies of this judge depend on, for the store."""

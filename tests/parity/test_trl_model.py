@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from capo_lit.core.loss import policy_loss
+from capo_lit.core.loss import loss_means, policy_loss
 from capo_lit.sampling import Sampling
 from capo_lit.scoring import response_logprobs
 from capo_lit.settings import CreditConfig, LossConfig
@@ -98,8 +98,9 @@ def test_parameters_off_policy_and_far_from_the_reference(trl, folder):
     logprobs, _ = response_logprobs(model, [row[0] for row in rows], [row[1] for row in rows])
     adv = inputs["advantages"][:, None].expand(mask.shape)
     settings = {"kl_coef": 0.1, "ref_logprobs": reference, "dual_clip": 3.0}
-    loss, stats = policy_loss(logprobs, old, adv, mask, **settings)
-    assert min(stats.clip_low_frac, stats.clip_high_frac, stats.kl_ref) > 0.1
+    loss, sums = policy_loss(logprobs, old, adv, mask, **settings)
+    means = loss_means(sums)
+    assert min(means["clip_low_frac"], means["clip_high_frac"], means["kl_ref"]) > 0.1
     loss.backward()
     with trl_world.configured(trainer, delta=3.0, use_bias_correction_kl=False):
         expected = trainer._compute_loss(trainer.model, inputs)

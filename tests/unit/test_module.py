@@ -1,11 +1,14 @@
 """CapoModule on a tiny random model: where the gradient goes, and what it must not depend on."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from lightning.pytorch import Trainer
 
 from capo_lit.batch import CritiquedRollout, Prompt, Rollout, StepBatch
 from capo_lit.core.votes import Verdict
+from capo_lit.credit_rows import assign_credit
 from capo_lit.engines.base import Sampling
 from capo_lit.errors import BatchError, UpdateError
 from capo_lit.module import CapoModule
@@ -175,6 +178,38 @@ def test_the_importance_weight_corrects_the_engines_distance(folder):
     capped = fit(folder, make_batch(), loss=LossConfig(importance_cap=2.0))
     assert capped.logged["policy/engine_logp_gap"] > 0.01  # the engine said -3 for every token
     assert any(not torch.allclose(plain.gradient[k], capped.gradient[k], atol=1e-6) for k in plain.gradient)
+
+
+def test_an_importance_correction_without_the_engines_logprobs_is_refused(folder):
+    given = make_batch(judged=False)
+
+    def mute(*rows):
+        batch = StepBatch(given.prompts, step=7)
+        batch.set_rollouts(
+            replace(r, completion=replace(r.completion, logprobs=None)) if r.row in rows else r
+            for r in given.require_rollouts()
+        )
+        return batch
+
+    credit = CreditConfig(w_process=0.0)
+    with pytest.raises(BatchError, match=r"step 7: got 1 of 6 rollouts without.*importance_cap 2.*importance_cap null"):
+        fit(folder, mute(3), loss=LossConfig(importance_cap=2.0), credit=credit)
+    chosen = fit(folder, mute(*range(6)), loss=LossConfig(importance_cap=None), credit=credit)
+    assert chosen.version == 1
+    assert "policy/importance_mean" not in chosen.logged
+
+
+def test_a_part_of_the_table_is_as_wide_as_its_longest_row_and_is_written_back_in_place():
+    table = assign_credit(make_batch(), CreditConfig())
+    part = table.take([5, 0], torch.device("cpu"))
+    assert [len(row) for row in part.responses] == [2, 4]
+    assert part.advantages.tolist() == table.advantages[[5, 0], :4].tolist()
+    assert part.outcome.tolist() == [1.0, 1.0]
+    assert (part.group.tolist(), part.lengths) == ([1, 0], [4, 6])
+    table.put([5, 0], logprobs=torch.tensor([[-1.0, -2.0, 0.0, 0.0], [-3.0, -4.0, -5.0, -6.0]]))
+    assert table.logprobs[5, :4].tolist() == [-1.0, -2.0, 0.0, 0.0]
+    assert table.logprobs[0].tolist() == [-3.0, -4.0, -5.0, -6.0, 0.0, 0.0]
+    assert not table.logprobs[1:5].any()
 
 
 def test_the_sampling_temperature_reaches_the_logprobs(folder):

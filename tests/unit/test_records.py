@@ -1,7 +1,7 @@
 """Records: what a row holds, and how files are written, named, read and set aside."""
 
 import os
-from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from capo_lit.batch import StepBatch, TokenCredit
+from capo_lit.batch import StepBatch
 from capo_lit.errors import BatchError, DataError
 from capo_lit.record_rows import batch_table
 from capo_lit.records import (
@@ -101,16 +101,13 @@ def test_low_precision_credit_is_stored_as_float32() -> None:
 
 def test_credit_of_another_shape_is_refused() -> None:
     batch = make_batch()
-    narrow = TokenCredit(*(values[:, :2] for values in vars_of(batch.require_credit())))
+    credit = batch.require_credit()
+    narrow = replace(credit, advantages=credit.advantages[:, :2])
     other = StepBatch([PROMPT], 4)
     other.set_rollouts(batch.require_rollouts())
     other.set_credit(narrow)
     with pytest.raises(BatchError, match=r"step 4: got credit of shape \(2, 2\); expected 2 rows of at least 3 tokens"):
         batch_table(other, "toy")
-
-
-def vars_of(credit: TokenCredit) -> Iterator[torch.Tensor]:
-    yield from (credit.token_rewards, credit.advantages, credit.mask, credit.step_of_token, credit.logprobs)
 
 
 def test_a_file_is_compressed_versioned_and_read_back_equal(tmp_path: Path) -> None:

@@ -196,3 +196,19 @@ def test_a_cut_reply_with_a_verdict_of_its_own_counts() -> None:
     engine = ScriptedEngine([Reply(r"\boxed{2} and on it rambles", finish_reason="length")])
     (item,) = judged(engine, [rollout()], k=1)
     assert item.critiques[0].wrong == {2}
+
+
+@pytest.mark.parametrize(("stands_still", "cause"), [(True, ""), (False, "timeout")])
+def test_the_deadline_of_an_engine_that_stands_still_waits_with_it(stands_still: bool, cause: str) -> None:
+    # The second rollout comes long after the first one's deadline; an engine in this process could not work meanwhile.
+    engine = ScriptedEngine(lambda request: Reply(r"\boxed{0}", steps=3))
+    engine.stands_still = stands_still
+
+    def stream() -> Iterator[Rollout]:
+        yield rollout(0)
+        time.sleep(0.5)
+        yield rollout(1)
+
+    items = {item.rollout.row: item for item in GenPRM(engine, k=1, deadline_s=0.3).judge(stream(), SEED)}
+    assert [critique.cause for critique in items[0].critiques] == [cause]
+    assert [critique.cause for critique in items[1].critiques] == [""]
