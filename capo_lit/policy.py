@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch.distributed.tensor import DTensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -140,7 +141,7 @@ class PolicyModule(LightningModule):
             {"params": [p for p in parameters if p.ndim < 2], "lr": lr, "weight_decay": 0.0},
         ]
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW with warm-up and schedule, stepped once per optimizer step."""
         config = self.optim
         optimizer = torch.optim.AdamW(self.parameter_groups(), betas=(config.beta1, config.beta2))
