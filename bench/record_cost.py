@@ -65,7 +65,7 @@ def rollout_of(row: dict[str, Any]) -> Rollout:
         version=row["policy_version"],
         seconds=row["seconds"],
     )
-    spans = tuple((span["start"], span["end"]) for span in row["spans"])
+    spans = None if row["spans"] is None else tuple((span["start"], span["end"]) for span in row["spans"])
     return Rollout(row["row"], row["group"], row["sample"], prompt, completion, row["outcome"], spans=spans)
 
 

@@ -131,6 +131,15 @@ def test_what_nobody_judged_or_trained_on_is_shown_by_paragraphs(tmp_path: Path)
     assert line["wrong"] == line["abstained"] == 0
 
 
+def test_a_prediction_is_shown_by_the_steps_that_its_rollout_was_cut_into(tmp_path: Path) -> None:
+    names = ("step_error", "valid", "abstained", "agreement", "critiques", "step_of_token", "token_rewards")
+    spans = [{"start": 0, "end": 1}, {"start": 1, "end": 11}]
+    write_step(tmp_path, 0, [solution(0, 0, 0, spans=spans, **dict.fromkeys(names))])
+    (row,) = details(read_records(tmp_path / "records"))
+    assert row["spans"] == [(0, 1), (1, 11)]
+    assert row["step_of_token"] == [0, 1, 1, -1]
+
+
 def test_a_text_that_its_tokens_do_not_tell_is_kept(tmp_path: Path) -> None:
     write_step(tmp_path, 0, [solution(0, 0, 0, pieces=[], special=[], response_ids=[], step_of_token=[])])
     assert details(read_records(tmp_path / "records"))[0]["text"] == "1+1=2\n\nso 2"
