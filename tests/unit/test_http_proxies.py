@@ -127,7 +127,7 @@ def test_a_query_goes_with_every_request_and_azure_s_with_its_header(make: Make)
 @pytest.mark.parametrize(
     ("message", "reason"),
     [
-        ({"content": [{"type": "text", "text": "Look: "}, {"type": "text", "text": "\\boxed{1}"}]}, "end_turn"),
+        ({"content": [{"type": "text", "text": "Wrong steps: "}, {"type": "text", "text": "\\boxed{1}"}]}, "end_turn"),
         ({"content": None, "reasoning_content": "\\boxed{1}"}, "stop"),
     ],
 )
