@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from capo_lit.errors import ConfigError
+from capo_lit.errors import ConfigError, one_line
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -77,8 +77,3 @@ def composed_file(data: Any, file: Path | None) -> Any:
     if experiment:
         return compose([f"experiment={file.stem}"])
     return compose(name=file.relative_to(CONFIGS).with_suffix("").as_posix())
-
-
-def one_line(message: object) -> str:
-    """A message, or that of an error, as one line."""
-    return " ".join(str(message).split())

@@ -8,12 +8,13 @@ import yaml
 from jsonargparse import Namespace, get_loader, set_loader
 from lightning.pytorch.cli import LightningArgumentParser
 
-from capo_lit.compose import composed_file, one_line
+from capo_lit.compose import composed_file
+from capo_lit.errors import one_line
 
 # What the parser says of the alternative to each class, null, and of values that are no single word.
 _NOISE = (
     *("Does not validate against", "Subtypes: ", "Errors:", "- Expected a <class 'NoneType'>"),
-    *("Given value type", "Given value: {", "Given value: NestedArg"),
+    *("Given value type", "Given value: {", "Given value: N"),
 )
 
 
@@ -30,6 +31,12 @@ class CapoParser(LightningArgumentParser):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"parser_mode": "capo", "exit_on_error": False, **kwargs})
+
+    def add_argument(self, *args: Any, **kwargs: Any) -> Any:
+        """Add an argument; the seed is a number, from which all random numbers derive, and not drawn by `true`."""
+        if "--seed_everything" in args:
+            kwargs["type"] = int
+        return super().add_argument(*args, **kwargs)
 
     def parse_path(self, path: Any, *args: Any, **kwargs: Any) -> Namespace:
         """Parse a config file.

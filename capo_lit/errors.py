@@ -68,3 +68,8 @@ class VerifierError(CapoError):
 
 class UpdateError(CapoError):
     """An optimizer step that must not be taken, because its gradient is not finite."""
+
+
+def one_line(message: object) -> str:
+    """A message, or that of an error, as one line."""
+    return " ".join(str(message).split())

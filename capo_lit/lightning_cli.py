@@ -15,7 +15,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from transformers.utils.logging import disable_progress_bar
 
-from capo_lit.callbacks.checkpoint import AtomicCheckpointIO, BestCheckpoint, RunCheckpoint, latest_checkpoint
+from capo_lit.callbacks.checkpoint import AtomicCheckpointIO, BestCheckpoint, RunCheckpoint, resolve_checkpoint
 from capo_lit.callbacks.critique import CritiqueCallback
 from capo_lit.callbacks.export import ExportCallback
 from capo_lit.callbacks.lm_eval import LMEvalCallback
@@ -26,6 +26,8 @@ from capo_lit.callbacks.rollout import RolloutCallback
 from capo_lit.config_parser import CapoParser
 from capo_lit.errors import ConfigError
 from capo_lit.policy import PolicyModule
+from capo_lit.refusals import in_our_words, leaves
+from capo_lit.run_checks import check_folders, check_seed, check_trainer
 
 _HARMLESS = (
     ".*no pre-optimization state.*",
@@ -67,9 +69,31 @@ class CapoCLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Keep the command line's settings: Lightning would put the checkpoint's over them."""
 
+    def _set_seed(self) -> None:
+        """Nothing yet: `instantiate_classes` does it after the checks, of which nothing but the error is to be seen."""
+
     def instantiate_classes(self) -> None:
-        """Build everything; refuse a policy that is a path to nothing before anything is loaded or asked of a hub."""
-        policy = self._get(self.config, "policy")
+        """Build everything, after what can be refused without loading anything."""
+        self._check()
+        super()._set_seed()
+        with in_our_words(self._leaves()):
+            super().instantiate_classes()
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        with in_our_words(self._leaves()):
+            super()._run_subcommand(subcommand)
+
+    def _leaves(self) -> dict[str, Any]:
+        config = self.config[self.subcommand] if self.subcommand else self.config
+        return leaves(config.as_dict()) | {"trainer.default_root_dir": str(self._root())}
+
+    def _root(self) -> Path:
+        return Path(self._get(self.config, "trainer", default={}).get("default_root_dir") or "runs/default")
+
+    def _check(self) -> None:
+        trainer, policy = self._get(self.config, "trainer", default={}), self._get(self.config, "policy")
+        check_seed(self._get(self.config, "seed_everything"))
+        check_trainer(trainer, self.subcommand)
         # A hub id is NAME or OWNER/NAME; what is deeper is a path.
         if policy.count("/") > 1 and not Path(policy).exists():
             raise ConfigError(
@@ -77,12 +101,35 @@ class CapoCLI(LightningCLI):
                 "a folder of a Hugging Face causal LM, or a hub id",
                 change="--policy. The start of the built-in arithmetic is made by `capo prepare quickstart`",
             )
-        super().instantiate_classes()
+        if self.subcommand:
+            self._checkpoint()
+        if trainer.get("fast_dev_run"):
+            self._keep_no_critiques()
+        elif self.subcommand:
+            check_folders(self._folders())
+
+    def _folders(self) -> dict[str, Path]:
+        """Where the subcommand writes, by setting."""
+        named = {"fit": ("record.directory", "checkpoint.dirpath", "best.dirpath", "results.directory")}
+        folders = {name: self._get(self.config, name) for name in named.get(str(self.subcommand), ())}
+        if self.subcommand in ("validate", "test"):
+            folders["results.directory"] = self._get(self.config, "results.directory")
+        export = self._get(self.config, "export.dirpath") if self.subcommand == "fit" else None
+        folders["export.dirpath"] = Path(export).parent if export else None
+        found = {name: Path(folder) for name, folder in folders.items() if folder}
+        return {"trainer.default_root_dir": self._root(), **found}
+
+    def _keep_no_critiques(self) -> None:
+        """A dry run leaves nothing behind: its judges ask again what a store may hold, and add nothing to it."""
+        config = self.config[self.subcommand] if self.subcommand else self.config
+        for judge in ("critique.judge", "critique.eval_judge", "rollout.outcomes"):
+            if config.get(f"{judge}.init_args.store") is not None:
+                config[f"{judge}.init_args.store"] = None
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Add loggers and a progress bar unless the config names its own, and write checkpoints atomically."""
         config = self._get(self.config_init, "trainer", default={})
-        root = Path(config.get("default_root_dir") or "runs/default")
+        root = self._root()
         kwargs["default_root_dir"] = str(root)
         if config.get("logger") in (None, True):
             kwargs["logger"] = [CSVLogger(root, name="csv"), TensorBoardLogger(root, name="tensorboard")]
@@ -90,19 +137,22 @@ class CapoCLI(LightningCLI):
         if config.get("enable_progress_bar") is not False:
             self.trainer_defaults["callbacks"] = default_progress()  # last, so that it sees what the others log
             kwargs["enable_progress_bar"] = sys.stderr.isatty()
-        return super().instantiate_trainer(**kwargs)
+        with in_our_words(self._leaves(), building=True):
+            return super().instantiate_trainer(**kwargs)
 
     def before_fit(self) -> None:
         """Measure the policy that training starts from, unless the run is resumed."""
-        if self.config_init.fit.validate_first and self._checkpoint(self.config.fit.ckpt_path) is None:
+        if self.config_init.fit.validate_first and self._checkpoint() is None:
             self.trainer.validate(self.model, self.datamodule, verbose=False)
 
-    def _checkpoint(self, ckpt_path: Any) -> Any:
-        """The checkpoint to load: `last` is the newest whole one of the run, or none if there is none yet."""
-        if ckpt_path != "last":
-            return ckpt_path
-        directory = self._get(self.config_init, "checkpoint").dirpath
-        return latest_checkpoint(Path(directory or Path(self.trainer.default_root_dir) / "checkpoints"))
+    def _checkpoint(self) -> Any:
+        """The checkpoint to load; a fit that is to go on from its last one starts anew if there is none yet."""
+        folders = {
+            word: Path(self._get(self.config, f"{block.block}.dirpath") or self._root() / block.folder)
+            for word, block in (("last", RunCheckpoint), ("best", BestCheckpoint))
+        }
+        word = self._get(self.config, "ckpt_path")
+        return resolve_checkpoint(word, folders, may_start=self.subcommand == "fit")
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         kwargs = super()._prepare_subcommand_kwargs(subcommand)
@@ -112,7 +162,7 @@ class CapoCLI(LightningCLI):
         if subcommand in ("validate", "test"):
             kwargs["verbose"] = False
             self._get(self.config_init, "results").show = True  # in place of Lightning's own table
-        kwargs["ckpt_path"] = self._checkpoint(kwargs["ckpt_path"])
+        kwargs["ckpt_path"] = self._checkpoint()
         return kwargs
 
 

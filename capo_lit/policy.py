@@ -145,7 +145,9 @@ class PolicyModule(LightningModule):
         """AdamW with warm-up and schedule, stepped once per optimizer step."""
         config = self.optim
         optimizer = torch.optim.AdamW(self.parameter_groups(), betas=(config.beta1, config.beta2))
-        factor = lr_factor(config.schedule, config.warmup_steps, self.trainer.max_steps)
+        # A dry run has too few steps for a schedule, whose settings are not at fault.
+        schedule = "constant" if self.trainer.fast_dev_run else config.schedule  # type: ignore[attr-defined]
+        factor = lr_factor(schedule, config.warmup_steps, self.trainer.max_steps)
         return {"optimizer": optimizer, "lr_scheduler": torch.optim.lr_scheduler.LambdaLR(optimizer, factor)}
 
     def apply_gradient(self, optimizer: LightningOptimizer) -> float:

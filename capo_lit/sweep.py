@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.experimental.callback import Callback
 
-from capo_lit.compose import CONFIGS, one_line, settings
-from capo_lit.errors import CapoError, ConfigError
+from capo_lit.compose import CONFIGS, settings
+from capo_lit.errors import CapoError, ConfigError, one_line
 from capo_lit.fit_process import fit_process, last_error
 
 if TYPE_CHECKING:

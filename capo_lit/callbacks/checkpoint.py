@@ -2,7 +2,9 @@
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Literal
 
 import torch
@@ -13,6 +15,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from capo_lit.errors import ConfigError
 
 _NAME = re.compile(r"step=(\d+)\.ckpt")
+_SHARDED = ("meta.pt", ".metadata")  # one of these is in a checkpoint that is a folder
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -33,17 +36,32 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             os.fsync(file.fileno())
         os.replace(partial, target)
 
+    def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Load what `save_checkpoint` saved.
+
+        Raises:
+            ConfigError: if the file is damaged, or no checkpoint of a Trainer.
+        """
+        try:
+            checkpoint = super().load_checkpoint(path, *args, **kwargs)
+        except (OSError, RuntimeError, ValueError, KeyError, EOFError, UnpicklingError) as error:
+            raise _no_checkpoint(path, f"which does not load: {' '.join(str(error).split())[:300]}") from error
+        if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+            raise _no_checkpoint(path, "which holds no state of a run")
+        return checkpoint
+
 
 class _InRunFolder(ModelCheckpoint):
     """Checkpoints in a folder of the run, named by Lightning's count of optimizer steps."""
 
     folder: str
+    block: str
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Settle the directory; it must not depend on a logger's version, or a resumed run would look elsewhere."""
         if self.dirpath is None:
             self.dirpath = os.path.join(trainer.default_root_dir, self.folder)
-        if stage == "fit" and trainer.is_global_zero:
+        if stage == "fit" and trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             for partial in Path(self.dirpath).glob(".*.ckpt.partial-*"):  # of a run that was killed while it saved
                 partial.unlink()
         super().setup(trainer, pl_module, stage)
@@ -62,7 +80,7 @@ class RunCheckpoint(_InRunFolder):
         dirpath: where; the default is `checkpoints` under trainer.default_root_dir.
     """
 
-    folder = "checkpoints"
+    folder, block = "checkpoints", "checkpoint"
 
     def __init__(self, every_n_steps: int = 10, keep: int = 2, dirpath: str | None = None) -> None:
         if keep < 1 or every_n_steps < 1:
@@ -81,6 +99,8 @@ class RunCheckpoint(_InRunFolder):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the end of the run, if the last interval did not fall on it."""
         super().on_train_end(trainer, pl_module)
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
         if trainer.global_step != self._last_global_step_saved and trainer.global_step > 0:
             trainer.save_checkpoint(
                 os.path.join(str(self.dirpath), f"step={trainer.global_step}.ckpt"), weights_only=False
@@ -96,7 +116,7 @@ class BestCheckpoint(_InRunFolder):
         dirpath: where; the default is `best` under trainer.default_root_dir.
     """
 
-    folder = "best"
+    folder, block = "best", "best"
 
     def __init__(
         self, monitor: str | None = "val/avg_at_k", mode: Literal["max", "min"] = "max", dirpath: str | None = None
@@ -118,3 +138,43 @@ def latest_checkpoint(directory: Path) -> Path | None:
     """The checkpoint of the highest step in a directory, or None if it holds none."""
     found = [(int(match[1]), path) for path in directory.glob("*.ckpt") if (match := _NAME.fullmatch(path.name))]
     return max(found)[1] if found else None
+
+
+def resolve_checkpoint(word: str | None, folders: Mapping[str, Path], may_start: bool) -> str | Path | None:
+    """The checkpoint that --ckpt_path means.
+
+    Args:
+        word: last, best, the path of a checkpoint, or null for none.
+        folders: where the newest checkpoint is `last` and `best`.
+        may_start: whether a run without a checkpoint may start from its beginning where `last` is asked for.
+
+    Returns:
+        Its path, or None for none.
+
+    Raises:
+        ConfigError: if there is no such checkpoint.
+    """
+    if word is None or "://" in str(word) or word == "hpc":  # another file system's, or a cluster's
+        return word
+    if word in folders:
+        found = latest_checkpoint(folders[word])
+        if found is None and not (may_start and word == "last"):
+            raise ConfigError(
+                f"--ckpt_path {word}, and no checkpoint in {folders[word]}",
+                "one, as capo fit leaves there",
+                change="--trainer.default_root_dir (of the run), or --ckpt_path FILE; without it --policy is measured",
+            )
+        return found
+    path = Path(word)
+    if path.is_file() or (path.is_dir() and any((path / name).exists() for name in _SHARDED)):
+        return word
+    got = "a folder" if path.is_dir() else "which does not exist"
+    raise ConfigError(
+        f"checkpoint {word!r}, {got}",
+        "last, best, or a file such as RUN/checkpoints/step=10.ckpt",
+        change="--ckpt_path (the folder of an exported policy is --policy)",
+    )
+
+
+def _no_checkpoint(path: Any, reason: str) -> ConfigError:
+    return ConfigError(f"checkpoint {str(path)!r}, {reason}", "one that capo fit wrote", change="--ckpt_path")

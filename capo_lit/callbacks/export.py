@@ -14,7 +14,7 @@ class ExportCallback(Callback):
 
     Args:
         dirpath: where; the default is `policy` under trainer.default_root_dir. An earlier export there is replaced.
-        enabled: false writes nothing.
+        enabled: false writes nothing; nor does a dry run (trainer.fast_dev_run).
     """
 
     def __init__(self, dirpath: str | None = None, enabled: bool = True) -> None:
@@ -22,7 +22,7 @@ class ExportCallback(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Export on the first rank; readers see the old directory or the new one, nothing between."""
-        if not self.enabled or not trainer.is_global_zero:
+        if not self.enabled or not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         from transformers import AutoTokenizer
 

@@ -20,17 +20,30 @@ class LineProgress(Callback):
     """
 
     def __init__(self, seconds: float = 10.0) -> None:
-        self.seconds, self._last = seconds, 0.0
+        self.seconds, self._last, self._told = seconds, 0.0, -1
 
     @rank_zero_only
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Log one line if it is time, and at the last step."""
+        """Log one line if it is time."""
         now = time.monotonic()
-        if now - self._last < self.seconds and trainer.global_step != trainer.max_steps:
+        if now - self._last >= self.seconds:
+            self._last = now
+            self._tell(trainer)
+
+    @rank_zero_only
+    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
+        """Log the last step, unless it was logged."""
+        if trainer.global_step > 0:
+            self._tell(trainer)
+
+    def _tell(self, trainer: Trainer) -> None:
+        if trainer.global_step == self._told:
             return
-        self._last = now
+        self._told = trainer.global_step
         shown = "  ".join(f"{name} {float(value):.4g}" for name, value in sorted(trainer.progress_bar_metrics.items()))
-        _log.info("step %d/%s  %s", trainer.global_step, trainer.max_steps, shown)
+        # A run that is limited by epochs or time does not know its last step: a batch may be several optimizer steps.
+        end = f"/{trainer.max_steps}" if trainer.max_steps >= 0 else ""
+        _log.info("step %d%s  %s", trainer.global_step, end, shown)
 
 
 def default_progress() -> Callback:

@@ -19,7 +19,8 @@ class RecordCallback(Callback):
     A resumed run goes back to its checkpoint and repeats the steps after it. Their records are first moved to
     <directory>-superseded-<n>, so that none is lost and none stands twice. A run that is not resumed refuses a
     directory that holds records. Waiting for the disk takes longer than all the rest: it is done beside the next step,
-    and is over before a checkpoint is written, so that none ever lies before its records.
+    and is over before a checkpoint is written, so that none ever lies before its records. A dry run (trainer.fast_dev_run)
+    makes the same rows and writes none.
 
     Args:
         directory: where the files go; records in trainer.default_root_dir by default.
@@ -37,9 +38,22 @@ class RecordCallback(Callback):
         self._disk = ThreadPoolExecutor(1, "records")
         self._flushing: list[Future[None]] = []
 
+    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        """Refuse to predict where predictions are already, before anything is sampled."""
+        directory = self._predictions(trainer)
+        if stage == "predict" and not trainer.fast_dev_run and record_files(directory):  # type: ignore[attr-defined]
+            raise ConfigError(
+                f"{len(record_files(directory))} files of predictions",
+                "none: predictions are never overwritten",
+                str(directory),
+                "move that folder away, or choose another --record.directory or --trainer.default_root_dir",
+            )
+
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Refuse another run's records before anything is generated."""
-        self._opened = False
+        self._opened = bool(trainer.fast_dev_run)  # type: ignore[attr-defined]  # a dry run needs no room
+        if self._opened:
+            return
         # A second fit of the same Trainer goes on after records of its own; then the first batch decides.
         if not self._wrote and not self._resumed(trainer):
             self._refuse(trainer, first_step=0)
@@ -79,12 +93,15 @@ class RecordCallback(Callback):
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: StepBatch, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Write the solutions of `capo predict`, to `predictions` beside the records."""
-        self._write(trainer, batch, self._directory(trainer).with_name("predictions"))
+        self._write(trainer, batch, self._predictions(trainer))
 
     def _write(self, trainer: Trainer, batch: StepBatch, directory: Path) -> None:
         run = self.run or Path(trainer.default_root_dir).resolve().name
         name = file_name(batch.step, trainer.global_rank, trainer.world_size)
-        write_atomic(batch_table(batch, run, trainer.global_rank), directory / name)
+        table = batch_table(batch, run, trainer.global_rank)
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        write_atomic(table, directory / name)
         self._flushing.append(self._disk.submit(flush, directory / name, directory))
 
     def _wait(self) -> None:
@@ -97,6 +114,9 @@ class RecordCallback(Callback):
 
     def _directory(self, trainer: Trainer) -> Path:
         return Path(self.directory) if self.directory else Path(trainer.default_root_dir) / "records"
+
+    def _predictions(self, trainer: Trainer) -> Path:
+        return self._directory(trainer).with_name("predictions")
 
     def _refuse(self, trainer: Trainer, first_step: int) -> None:
         files = [file for file in record_files(self._directory(trainer)) if file.step >= first_step]

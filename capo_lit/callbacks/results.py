@@ -45,8 +45,11 @@ class ResultsCallback(Callback):
         if asked and any(name.startswith("val/lm_eval/") for name in values):
             manifest = replace(manifest, lm_eval=asked[0].describe())
         root = Path(self.directory) if self.directory else Path(trainer.default_root_dir) / "results"
-        path = root / f"{stage}-step={manifest.policy_version}.json"
-        write_result(path, values, manifest)
+        path: Path | None = root / f"{stage}-step={manifest.policy_version}.json"
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            path = None  # a dry run leaves nothing behind
+        else:
+            write_result(path, values, manifest)
         if self.show:
             _show(values, manifest, path)
 
@@ -69,7 +72,7 @@ def _manifest(trainer: Trainer, pl_module: Any, stage: str) -> Manifest:
     )
 
 
-def _show(values: dict[str, float], manifest: Manifest, path: Path) -> None:
+def _show(values: dict[str, float], manifest: Manifest, path: Path | None) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -84,5 +87,7 @@ def _show(values: dict[str, float], manifest: Manifest, path: Path) -> None:
     console = Console()
     console.print(table)
     shown = asdict(manifest) | {"versions": " ".join(f"{k} {v}" for k, v in manifest.versions.items())}
-    for name, value in (shown | {"command": " ".join(manifest.command), "written to": path}).items():
+    for name, value in (
+        shown | {"command": " ".join(manifest.command), "written to": path or "nothing, in a dry run"}
+    ).items():
         console.print(f"{name}: {value}", highlight=False, soft_wrap=True)

@@ -57,9 +57,17 @@ class RenderedData(LightningDataModule, Generic[Item]):
         """The training batch of a step."""
 
     def setup(self, stage: str) -> None:
-        """Load and render the sources that a stage needs; what is there already is kept."""
+        """Load and render the sources that a stage needs; what is there already is kept.
+
+        Raises:
+            ConfigError: if the stage only evaluates, and there is no such source.
+        """
         for split in SPLITS[stage]:
             source = self._sources.get(split)
+            if source is None and stage != "fit":
+                raise ConfigError(
+                    f"no problems to {stage}: data.{split} is null", "a source of problems", change=f"--data.{split}"
+                )
             if source is None or split in self.dropped:
                 continue
             if split == "train":

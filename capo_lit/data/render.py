@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from capo_lit.engines.base import Message
-from capo_lit.engines.chat import render_chat
-from capo_lit.errors import ConfigError, DataError, EngineError
+from capo_lit.engines.chat import render_chat, template_errors
+from capo_lit.errors import ConfigError, DataError, EngineError, one_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -19,6 +19,7 @@ INSTRUCTION = (
 )
 _HOLE = "\ue000problem\ue001"  # private-use characters, which a chat template leaves alone
 _REPLY_HOLE = "\ue002reply\ue003"
+_SYSTEM_HOLE = "\ue004system\ue005"
 
 
 @dataclass
@@ -59,7 +60,8 @@ class Renderer:
         template: how a problem becomes a prompt.
 
     Raises:
-        ConfigError: if style "chat" is asked of a tokenizer that has no chat template, or of one that drops the text.
+        ConfigError: if style "chat" is asked of a tokenizer that has no chat template, or of one that refuses or drops
+            the system message or the problem.
     """
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase", template: PromptTemplate) -> None:
@@ -148,11 +150,16 @@ def _chat_parts(tokenizer: "PreTrainedTokenizerBase", template: PromptTemplate) 
     """What the chat template writes before the problem, after it, and after the reply."""
     if not tokenizer.chat_template:
         raise ConfigError("a tokenizer without a chat template", "one that has it", change="template.style plain")
-    messages = [{"role": "system", "content": template.system}] if template.system is not None else []
-    messages.append({"role": "user", "content": template.text.replace(PLACE, _HOLE)})
-    prompt = str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
-    messages.append({"role": "assistant", "content": _REPLY_HOLE})
-    dialogue = str(tokenizer.apply_chat_template(messages, tokenize=False))
+    user = {"role": "user", "content": template.text.replace(PLACE, _HOLE)}
+    reply = {"role": "assistant", "content": _REPLY_HOLE}
+    system = [{"role": "system", "content": template.system}] if template.system is not None else []
+    prompt = _templated(tokenizer, [*system, user], template)
+    dialogue = _templated(tokenizer, [*system, user, reply], template)
+    if system:
+        # A mark tells whether the message is written, whatever a template says of its own accord.
+        marked = _templated(tokenizer, [{"role": "system", "content": _SYSTEM_HOLE}, user], template)
+        if _SYSTEM_HOLE not in marked:
+            raise _no_system("drops the system message")
     if prompt.count(_HOLE) != 1:
         raise ConfigError(
             f"a chat template that writes the user's message {prompt.count(_HOLE)} times",
@@ -161,6 +168,32 @@ def _chat_parts(tokenizer: "PreTrainedTokenizerBase", template: PromptTemplate) 
         )
     head, tail = prompt.split(_HOLE)
     return head, tail, dialogue.partition(_REPLY_HOLE)[2]
+
+
+def _templated(tokenizer: "PreTrainedTokenizerBase", messages: list[dict[str, str]], template: PromptTemplate) -> str:
+    """The text of messages; the generation prompt is added unless the last is a reply."""
+    open_end = messages[-1]["role"] != "assistant"
+    try:
+        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=open_end))
+    except template_errors() as error:
+        reason = one_line(error)
+        if template.system is not None:
+            raise _no_system(f"fails on messages with a system message ({reason})") from error
+        raise ConfigError(
+            f"a chat template that fails ({reason})",
+            "one that renders a user's message and a reply",
+            "the policy's tokenizer",
+            "data.template.style plain, or --policy",
+        ) from error
+
+
+def _no_system(what: str) -> ConfigError:
+    return ConfigError(
+        f"a chat template that {what}",
+        "one that writes it",
+        "the policy's tokenizer",
+        "data.template.system null, with its words at the head of data.template.text",
+    )
 
 
 def _automatic_start(tokenizer: "PreTrainedTokenizerBase", head: str) -> tuple[int, ...]:

@@ -38,6 +38,7 @@ class SFTDataModule(RenderedData[Demonstration]):
     Args:
         train: problems whose reference (fields.reference) is the response to imitate.
         val: problems with answers for validation; null for none.
+        test: problems with answers for `capo test` and `capo predict`; null for none.
         tokenizer: the policy's, by local path or hub id.
         template: how a problem becomes a prompt; the same as in reinforcement learning.
         batch_size: demonstrations of one step over all processes.
@@ -46,18 +47,19 @@ class SFTDataModule(RenderedData[Demonstration]):
         seed: of the shuffling.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  (they are the data's settings, one flag each)
         self,
         train: PromptSource,
         tokenizer: str,
         val: PromptSource | None = None,
+        test: PromptSource | None = None,
         template: PromptTemplate = CHAT,
         batch_size: int = 32,
         val_batch_size: int = 64,
         max_tokens: int = 2048,
         seed: int = 0,
     ) -> None:
-        sources = {"train": train, "val": val, "test": val}
+        sources = {"train": train, "val": val, "test": test}
         super().__init__(sources, tokenizer, template, (batch_size, val_batch_size), max_tokens, seed)
 
     def render_train(self, problem: Problem, renderer: Renderer) -> tuple[Demonstration, int]:

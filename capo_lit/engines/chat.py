@@ -55,7 +55,7 @@ def render_chat(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message
     safe = [{**message, "content": _disarm(tokenizer, message["content"], mark, model)} for message in messages]
     try:
         text = tokenizer.apply_chat_template(safe, tokenize=False, add_generation_prompt=True)
-    except _template_errors() as error:
+    except template_errors() as error:
         roles = [message.get("role") for message in messages]
         raise EngineError(
             f"a chat template that fails: {error}", "one that takes these roles", f"{model}, {roles}"
@@ -104,7 +104,8 @@ def _unused_mark(messages: Sequence[Message]) -> str:
     return mark
 
 
-def _template_errors() -> tuple[type[Exception], ...]:
+def template_errors() -> tuple[type[Exception], ...]:
+    """What a chat template raises that does not take the messages."""
     from jinja2 import TemplateError
 
     errors: tuple[Any, ...] = (TemplateError, TypeError, ValueError)
