@@ -4,6 +4,7 @@ Hydra only merges; what a key means, and whether its value is right, the Lightni
 """
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,9 +14,14 @@ from capo_lit.errors import ConfigError, one_line
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-CONFIGS = Path(os.environ.get("CAPO_CONFIGS", Path(__file__).resolve().parents[1] / "configs")).resolve()
+# A link to the repository's configs/, of which an installed package has a copy.
+CONFIGS = Path(os.environ.get("CAPO_CONFIGS", Path(__file__).parent / "configs")).resolve()
 # Keys of configs/config.yaml that are not settings of `capo fit`.
 _OF_SWEEPS = ("seed", "objective")
+# Hydra's own lists, calls, interpolations and quotes are left as they are.
+_PLAIN_WITH_EQUALS = re.compile(r"""[^=,'"()\[\]{}\\]*=[^,'"()\[\]{}\\]*""")
+_BAD_CHARACTER = "mismatched input"
+_QUOTING = """KEY=VALUE; a value with = , ( ) [ ] { or } in it is quoted twice: 'KEY="VALUE"'; or --KEY VALUE"""
 
 
 def compose(words: Sequence[str] = (), name: str = "config") -> dict[str, Any]:
@@ -41,11 +47,18 @@ def compose(words: Sequence[str] = (), name: str = "config") -> dict[str, Any]:
         raise ConfigError(f"no {name}.yaml", "the configs of the repository", str(CONFIGS), "CAPO_CONFIGS")
     try:
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            return settings(hydra_compose(name, overrides=list(words)))
+            return settings(hydra_compose(name, overrides=[quoted(word) for word in words]))
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         # Where Hydra looked is no news: there is one folder.
         told = one_line(str(error).split("Config search path:")[0])
-        raise ConfigError(told, "groups, names and keys of configs/", " ".join(words) or f"{name}.yaml") from error
+        expected = _QUOTING if _BAD_CHARACTER in told else "groups, names and keys of configs/"
+        raise ConfigError(told, expected, " ".join(words) or f"{name}.yaml") from error
+
+
+def quoted(word: str) -> str:
+    """A word KEY=VALUE as Hydra takes it: a plain value with "=" in it, such as a checkpoint's path, is quoted."""
+    key, _, value = word.partition("=")
+    return f"{key}='{value}'" if _PLAIN_WITH_EQUALS.fullmatch(value) else word
 
 
 def settings(config: "DictConfig") -> dict[str, Any]:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+_AGAIN = "---- started again ----"
 _OURS, _ANY_ERROR = re.compile("capo: "), re.compile(r"[\w.]*(Error|Exception|Interrupt)\b")
 
 
@@ -16,7 +17,7 @@ def fit_process(words: Sequence[str], log: Path | None = None, small: bool = Tru
 
     Args:
         words: arguments after `fit`.
-        log: file that takes its output; None shows it.
+        log: file that takes its output, after that of earlier starts; None shows it.
         small: the model is not worth a second thread, unless the user has set OMP_NUM_THREADS.
 
     Returns:
@@ -28,13 +29,17 @@ def fit_process(words: Sequence[str], log: Path | None = None, small: bool = Tru
     if log is None:
         status = subprocess.run(command, check=False, env=env).returncode
     else:
-        with log.open("w") as file:
+        with log.open("a") as file:
+            if file.tell():
+                file.write(f"{_AGAIN}\n")
+                file.flush()
             status = subprocess.run(command, check=False, env=env, stdout=file, stderr=subprocess.STDOUT).returncode
     return status, time.monotonic() - started
 
 
 def last_error(log: Path) -> str:
-    """The last line of a log that tells an error, one of `capo` before others, or its last line."""
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    """The last line of a log's last start that tells an error, one of `capo` before others, or its last line."""
+    last_start = log.read_text(errors="replace").rpartition(_AGAIN)[2]
+    lines = [line.strip() for line in last_start.splitlines() if line.strip()]
     ours, errors = ([line for line in lines if kind.match(line)] for kind in (_OURS, _ANY_ERROR))
     return (ours or errors or lines or ["no output"])[-1]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.experimental.callback import Callback
 
-from capo_lit.compose import CONFIGS, settings
+from capo_lit.compose import CONFIGS, quoted, settings
 from capo_lit.errors import CapoError, ConfigError, one_line
 from capo_lit.fit_process import fit_process, last_error
 
@@ -17,7 +17,12 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 CONFIG, RESULT, LOG = "config.yaml", "result.json", "log.txt"
+REFUSED = "refused.txt"  # why the job that was asked for last was not run in a folder of another one
 # What `capo` says at its end; else the line of a traceback that names an exception.
+
+
+class _AnotherJobError(ConfigError):
+    """The folder holds the run of another config."""
 
 
 class Summary(Callback):
@@ -44,6 +49,7 @@ def main() -> int:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
+    sys.argv[1:] = [quoted(word) for word in sys.argv[1:]]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors instead of printing them over several lines
     try:
         hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="config")(job)()
@@ -79,6 +85,9 @@ def job(config: "DictConfig") -> float:
     folder, words = Path(hydra.runtime.output_dir), " ".join(hydra.overrides.task)
     try:
         result = train(settings(config), folder)
+    except _AnotherJobError as error:  # its result stays
+        result = {"error": one_line(error), "seconds": 0.0}
+        (folder / REFUSED).write_text(result["error"] + "\n")
     except (CapoError, OmegaConfBaseException) as error:  # Hydra would not start the jobs after this one
         result = _write_result(folder, one_line(error), 0.0)
     told = f"failed: {result['error']}" if result["error"] else "ok"
@@ -113,7 +122,8 @@ def train(config: dict[str, Any], folder: Path) -> dict[str, Any]:
     text = yaml.safe_dump({**config, "trainer": trainer}, sort_keys=False)
     file, result = folder / CONFIG, read_result(folder)
     if file.exists() and file.read_text() != text:
-        raise ConfigError("another job", "the same one, or a new folder", str(file), "hydra.sweep.dir")
+        raise _AnotherJobError("another job", "the same one, or a new folder", str(file), "hydra.sweep.dir")
+    (folder / REFUSED).unlink(missing_ok=True)
     if result is not None and not result["error"]:
         return result
     file.write_text(text)

@@ -6,12 +6,14 @@ from typing import Any
 
 from capo_lit.curves import Curve, read_curves
 from capo_lit.errors import DataError
-from capo_lit.sweep import read_result
+from capo_lit.sweep import REFUSED, read_result
 
 Row = dict[str, Any]
 _FIRST = ("job",)
 _LAST = ("status", "step", "rollout_tokens", "judge_tokens", "seconds", "error")
 _JUDGE_TOKENS = ("critique/judge_tokens_run", "outcome/judge_tokens_run")
+
+_NOTHING: Row = {"step": None, "rollout_tokens": None, "judge_tokens": None}
 
 
 def job_rows(folder: Path) -> list[Row]:
@@ -39,12 +41,14 @@ def _row(job: Path, folder: Path) -> Row:
     for word in yaml.safe_load((job / ".hydra" / "overrides.yaml").read_text()):
         key, _, value = word.lstrip("+~").partition("=")
         row[key] = value
+    if (job / REFUSED).exists():  # what lies here is another job's
+        return row | {"status": "failed", **_NOTHING, "seconds": None, "error": (job / REFUSED).read_text().strip()}
     result = read_result(job) or {"error": "it was stopped", "seconds": None}
     row["status"] = "failed" if result["error"] else "ok"
     try:
         row |= _measures(read_curves(job))
     except DataError:  # it failed before it logged anything; `error` says why
-        row |= {"step": None, "rollout_tokens": None, "judge_tokens": None}
+        row |= _NOTHING
     return row | {"seconds": result["seconds"], "error": result["error"]}
 
 

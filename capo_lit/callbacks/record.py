@@ -19,8 +19,8 @@ class RecordCallback(Callback):
     A resumed run goes back to its checkpoint and repeats the steps after it. Their records are first moved to
     <directory>-superseded-<n>, so that none is lost and none stands twice. A run that is not resumed refuses a
     directory that holds records. Waiting for the disk takes longer than all the rest: it is done beside the next step,
-    and is over before a checkpoint is written, so that none ever lies before its records. A dry run (trainer.fast_dev_run)
-    makes the same rows and writes none.
+    and is over before a checkpoint is written, so that none ever lies before its records. A dry run
+    (trainer.fast_dev_run) makes the same rows and writes none.
 
     Args:
         directory: where the files go; records in trainer.default_root_dir by default.

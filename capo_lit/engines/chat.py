@@ -60,6 +60,13 @@ def render_chat(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message
         raise EngineError(
             f"a chat template that fails: {error}", "one that takes these roles", f"{model}, {roles}"
         ) from error
+    if any(message.get("role") == "system" and message["content"].strip() not in str(text) for message in safe):
+        raise EngineError(
+            "a chat template that drops the system message",
+            "one that writes it",
+            model,
+            "the judge's template (its system message into the user's), or the model",
+        )
     return tuple(index for part in str(text).split(mark) for index in _encode(tokenizer, part))
 
 

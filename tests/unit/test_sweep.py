@@ -118,6 +118,21 @@ def test_a_folder_of_another_job_is_not_written_over(fake_fit, monkeypatch):
     assert [row["status"] for row in rows] == ["ok", "failed"]
     assert "hydra.sweep.dir" in rows[1]["error"]
     assert yaml.safe_load((fake_fit / "out" / "1" / CONFIG).read_text())["seed_everything"] == 3
+    assert rows[1]["step"] is None  # the curves there are the other job's
+    # The finished job's result is still there: asked for again it is not run again.
+    (fake_fit / "fit.py").write_text("raise SystemExit(3)")
+    assert capo_sweep(monkeypatch, "-m", "seed=2,3", "hydra.sweep.dir=out") == 0
+
+
+def test_a_log_keeps_earlier_starts_and_an_error_is_of_the_last(fake_fit, monkeypatch):
+    words = ["-m", "seed=13", "hydra.sweep.dir=out"]
+    assert capo_sweep(monkeypatch, *words) == 1
+    (fake_fit / "fit.py").write_text("raise SystemExit('killed')")
+    assert capo_sweep(monkeypatch, *words) == 1
+    log = (fake_fit / "out" / "0" / LOG).read_text()
+    assert "seed 13 is unlucky" in log
+    assert log.rstrip().endswith("killed")
+    assert read_result(fake_fit / "out" / "0")["error"] == "exit status 1: killed"
 
 
 def test_what_an_optimizer_is_told(fake_fit):
