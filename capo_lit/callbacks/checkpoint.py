@@ -12,7 +12,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from capo_lit.errors import ConfigError
+from capo_lit.errors import ConfigError, one_line
 
 _NAME = re.compile(r"step=(\d+)\.ckpt")
 _SHARDED = ("meta.pt", ".metadata")  # one of these is in a checkpoint that is a folder
@@ -45,7 +45,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         try:
             checkpoint = super().load_checkpoint(path, *args, **kwargs)
         except (OSError, RuntimeError, ValueError, KeyError, EOFError, UnpicklingError) as error:
-            raise _no_checkpoint(path, f"which does not load: {' '.join(str(error).split())[:300]}") from error
+            reason = one_line(error).split(". ")[0]  # what follows is advice about pickles
+            raise _no_checkpoint(path, f"which does not load ({reason[:300]})") from error
         if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
             raise _no_checkpoint(path, "which holds no state of a run")
         return checkpoint

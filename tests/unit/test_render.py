@@ -118,3 +118,38 @@ def test_a_chat_that_cannot_be_rendered_is_refused():
     no_system = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}" + CHAT_TEMPLATE
     with pytest.raises(DataError, match=r"no system.*these roles"):
         Renderer(byte_tokenizer(no_system), PromptTemplate()).chat(CHAT)
+
+
+REFUSES = (
+    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+)
+# Writes a system message of its own, and none that it is given.
+DROPS = (
+    "<|start|>system\nBe brief.<|end|>"
+    "{% for m in messages %}{% if m['role'] != 'system' %}{{ m['content'] }}{% endif %}{% endfor %}"
+)
+MERGES = (
+    "{% if messages[0]['role'] == 'system' %}{% set head = messages[0]['content'] | trim %}{% endif %}"
+    "{% for m in messages %}{% if m['role'] == 'user' %}[{{ head }} {{ m['content'] }}]{% endif %}"
+    "{% if m['role'] == 'assistant' %}{{ m['content'] }}{% endif %}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize(("chat", "told"), [(REFUSES, "System role not supported"), (DROPS, "drops the system")])
+def test_a_chat_template_that_refuses_or_drops_the_system_message_is_an_error(chat, told):
+    with pytest.raises(ConfigError, match=rf"{told}.*data\.template\.system") as caught:
+        Renderer(byte_tokenizer(chat=chat), PromptTemplate(system="Be brief."))
+    assert "\n" not in str(caught.value)
+    Renderer(byte_tokenizer(chat=chat), PromptTemplate())
+
+
+def test_a_chat_template_that_writes_the_system_message_anywhere_is_taken():
+    tokenizer = byte_tokenizer(chat=MERGES)
+    ids = Renderer(tokenizer, PromptTemplate(text="{problem}", system="  Be brief.  ")).prompt("1+1")
+    assert tokenizer.decode(ids) == "[Be brief. 1+1]"
+
+
+def test_a_chat_template_that_fails_without_a_system_message_names_the_style():
+    with pytest.raises(ConfigError, match=r"data\.template\.style plain"):
+        Renderer(byte_tokenizer(chat="{{ raise_exception('no') }}"), PromptTemplate())
