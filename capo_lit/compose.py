@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 CONFIGS = Path(os.environ.get("CAPO_CONFIGS", Path(__file__).parent / "configs")).resolve()
 # Keys of configs/config.yaml that are not settings of `capo fit`.
 _OF_SWEEPS = ("seed", "objective")
+# Settings of the commands themselves, which no file of configs/ sets.
+_OF_COMMANDS = ("ckpt_path",)
 # Hydra's own lists, calls, interpolations and quotes are left as they are.
 _PLAIN_WITH_EQUALS = re.compile(r"""[^=,'"()\[\]{}\\]*=[^,'"()\[\]{}\\]*""")
 _BAD_CHARACTER = "mismatched input"
@@ -47,12 +49,17 @@ def compose(words: Sequence[str] = (), name: str = "config") -> dict[str, Any]:
         raise ConfigError(f"no {name}.yaml", "the configs of the repository", str(CONFIGS), "CAPO_CONFIGS")
     try:
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            return settings(hydra_compose(name, overrides=[quoted(word) for word in words]))
+            return settings(hydra_compose(name, overrides=[_added(quoted(word)) for word in words]))
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         # Where Hydra looked is no news: there is one folder.
         told = one_line(str(error).split("Config search path:")[0])
         expected = _QUOTING if _BAD_CHARACTER in told else "groups, names and keys of configs/"
         raise ConfigError(told, expected, " ".join(words) or f"{name}.yaml") from error
+
+
+def _added(word: str) -> str:
+    """A word that sets what no config holds, as Hydra takes it."""
+    return f"+{word}" if word.partition("=")[0] in _OF_COMMANDS else word
 
 
 def quoted(word: str) -> str:

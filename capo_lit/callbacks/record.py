@@ -43,7 +43,7 @@ class RecordCallback(Callback):
         directory = self._predictions(trainer)
         if stage == "predict" and not trainer.fast_dev_run and record_files(directory):  # type: ignore[attr-defined]
             raise ConfigError(
-                f"{len(record_files(directory))} files of predictions",
+                f"{len(record_files(directory))} file(s) of predictions",
                 "none: predictions are never overwritten",
                 str(directory),
                 "move that folder away, or choose another --record.directory or --trainer.default_root_dir",

@@ -1,7 +1,9 @@
 """Every shipped config against the real parser, through both doors: `capo fit --config` and Hydra's words."""
 
 import json
+import tomllib
 from functools import cache
+from pathlib import Path
 
 import pytest
 import yaml
@@ -13,6 +15,7 @@ from capo_lit.genprm.base import StepJudge
 from capo_lit.outcomes import OutcomeSource
 from tests.config_parser import fit_parser, flat
 
+REPO = Path(__file__).resolve().parents[2]
 parser = cache(fit_parser)
 BASE = ["--config", str(CONFIGS / "quickstart.yaml")]
 WHOLE = sorted(path for path in CONFIGS.glob("*.yaml"))
@@ -159,6 +162,7 @@ def test_words_set_groups_values_and_the_seed_and_flags_lie_over_them():
     assert config["critique"]["judge"]["init_args"]["vote"] == "majority"
     assert config["model"]["init_args"]["credit"]["w_process"] == 2
     assert not {"seed", "objective", "hydra", "defaults"} & set(config)
+    assert compose(["ckpt_path=r0/checkpoints/step=3.ckpt"])["ckpt_path"] == "r0/checkpoints/step=3.ckpt"
     fit = parser()(["--config", json.dumps(config), "--model.credit.w_process", "3"])
     assert fit.model.init_args.credit.w_process == 3
 
@@ -170,6 +174,7 @@ def test_words_set_groups_values_and_the_seed_and_flags_lie_over_them():
         (["model.init_args.optim.lrr=1"], "model.init_args.optim.lrr"),
         (["seed"], "seed"),
         (["trainer.max_steps=${nothing}"], "nothing"),
+        (["policy=runs/(a)=b"], r"quoted twice: 'KEY=\"VALUE\"'; or --KEY VALUE"),
     ],
 )
 def test_words_that_do_not_compose_are_named_in_one_line(words, message):
@@ -191,3 +196,13 @@ def test_a_file_of_configs_is_composed_from_any_folder(tmp_path, monkeypatch):
     assert (
         parser()(["--config", str(CONFIGS / "experiment" / "capo_union.yaml")]).critique.judge.init_args.vote == "union"
     )
+
+
+def test_an_installed_package_holds_the_configs():
+    packaged = REPO / "capo_lit" / "configs"
+    assert packaged.resolve() == CONFIGS == REPO / "configs"
+    settings = tomllib.loads((REPO / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["capo_lit"]
+    found = {path for pattern in settings for path in (REPO / "capo_lit").glob(pattern)}
+    assert {path.relative_to(packaged) for path in found if packaged in path.parents} == {
+        path.relative_to(CONFIGS) for path in CONFIGS.rglob("*.yaml")
+    }

@@ -120,6 +120,24 @@ def test_sft_data_module(tokenizer_path):
         SFTDataModule(without, tokenizer_path, template=PromptTemplate("plain", "{problem}")).setup("fit")
 
 
+@pytest.mark.parametrize("kind", [PromptDataModule, SFTDataModule])
+def test_an_evaluation_without_problems_is_an_error_and_a_fit_without_validation_is_none(tokenizer_path, kind):
+    plain = PromptTemplate("plain", "{problem}")
+    data = kind(Listed(8), tokenizer_path, template=plain)
+    data.setup("fit")
+    for stage, split in (("validate", "val"), ("test", "test"), ("predict", "test")):
+        with pytest.raises(ConfigError, match=rf"no problems to {stage}.*--data\.{split}"):
+            data.setup(stage)
+
+
+def test_sft_tests_on_the_test_problems(tokenizer_path):
+    plain = PromptTemplate("plain", "{problem}")
+    data = SFTDataModule(Listed(8), tokenizer_path, val=Listed(2), test=Listed(3, start=4), template=plain)
+    data.setup("test")
+    assert [prompt.uid for batch in data.test_dataloader() for prompt in batch.prompts] == ["u4", "u5", "u6"]
+    assert data.fingerprint("test")["problems"] == 3
+
+
 def test_a_killed_fit_resumes_in_the_middle_of_an_epoch(tokenizer_path, tmp_path):
     from lightning.pytorch import LightningModule, Trainer
     from lightning.pytorch.callbacks import ModelCheckpoint

@@ -98,11 +98,34 @@ def test_a_killed_and_resumed_run_holds_each_step_once(tmp_path: Path) -> None:
     assert list((root / "records").glob(".*")) == []
 
 
+def test_a_second_predict_is_refused_before_anything_is_sampled(tmp_path: Path) -> None:
+    trainer, batch = fake_trainer(tmp_path), make_batch(0)
+    RecordCallback().setup(trainer, None, "predict")
+    RecordCallback().on_predict_batch_end(trainer, None, None, batch, 0)
+    with pytest.raises(ConfigError, match=r"predictions: got 1 file.*never overwritten"):
+        RecordCallback().setup(trainer, None, "predict")
+    RecordCallback().setup(trainer, None, "fit")
+
+
+def test_a_dry_run_writes_no_record_and_moves_none(tmp_path: Path) -> None:
+    fit(tmp_path, 2, RecordCallback())
+    before = sorted(path.relative_to(tmp_path) for path in (tmp_path / "records").rglob("*"))
+    dry = Trainer(accelerator="cpu", fast_dev_run=1, default_root_dir=tmp_path, callbacks=[RecordCallback()],
+                  logger=False, enable_progress_bar=False, enable_model_summary=False)  # fmt: skip
+    dry.fit(Module(), Loader(2))
+    assert sorted(path.relative_to(tmp_path) for path in (tmp_path / "records").rglob("*")) == before
+    dry = fake_trainer(tmp_path / "other")
+    dry.fast_dev_run = True
+    RecordCallback().on_predict_batch_end(dry, None, None, make_batch(0), 0)
+    assert not (tmp_path / "other").exists()
+
+
 def fake_trainer(root: Path, rank: int = 0, world_size: int = 1) -> Any:
     strategy = SimpleNamespace(barrier=lambda name: None)
     return SimpleNamespace(
         default_root_dir=str(root),
         ckpt_path=None,
+        fast_dev_run=False,
         is_global_zero=rank == 0,
         global_rank=rank,
         world_size=world_size,
