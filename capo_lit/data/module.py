@@ -65,8 +65,9 @@ class RenderedData(LightningDataModule, Generic[Item]):
         for split in SPLITS[stage]:
             source = self._sources.get(split)
             if source is None and stage != "fit":
+                instead = ", or --validate_first false" if split == "val" else ""
                 raise ConfigError(
-                    f"no problems to {stage}: data.{split} is null", "a source of problems", change=f"--data.{split}"
+                    f"data.{split} null, and so no problems", "a source of problems", change=f"--data.{split}{instead}"
                 )
             if source is None or split in self.dropped:
                 continue

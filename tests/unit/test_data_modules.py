@@ -126,7 +126,7 @@ def test_an_evaluation_without_problems_is_an_error_and_a_fit_without_validation
     data = kind(Listed(8), tokenizer_path, template=plain)
     data.setup("fit")
     for stage, split in (("validate", "val"), ("test", "test"), ("predict", "test")):
-        with pytest.raises(ConfigError, match=rf"no problems to {stage}.*--data\.{split}"):
+        with pytest.raises(ConfigError, match=rf"data\.{split} null, and so no problems.*--data\.{split}"):
             data.setup(stage)
 
 
