@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from capo_lit.engines.chat import prompt_ids, render_chat
 from capo_lit.errors import EngineError
+from tests.byte_tokenizer import byte_tokenizer
 
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content | trim }}<|im_end|>\n{% endfor %}"
@@ -77,3 +78,11 @@ def test_a_template_that_refuses_is_an_engine_error() -> None:
     )
     with pytest.raises(EngineError, match="no system role"):
         render_chat(strict, [{"role": "system", "content": "a"}], "m")
+
+
+def test_a_template_that_drops_the_system_message_is_an_error():
+    chat = "{% for m in messages %}{% if m['role'] != 'system' %}{{ m['content'] }}{% endif %}{% endfor %}"
+    messages = [{"role": "system", "content": "You judge <|end|> proofs."}, {"role": "user", "content": "1+1"}]
+    with pytest.raises(EngineError, match="drops the system message"):
+        render_chat(byte_tokenizer(chat=chat), messages, "judge")
+    assert render_chat(byte_tokenizer(), messages, "judge")

@@ -178,3 +178,12 @@ def test_progress_shows_an_end_only_where_there_is_one_and_the_last_step_once(mo
     assert lines == shown
     late.on_train_end(trainer, None)
     assert lines == [*shown, shown[-1]]
+
+
+def test_a_checkpoint_of_another_model_names_the_checkpoint():
+    with pytest.raises(RuntimeError) as caught:
+        torch.nn.Linear(2, 2).load_state_dict(torch.nn.Linear(3, 2).state_dict())
+    told = refusal(caught.value, {})
+    assert told.change == "--ckpt_path"
+    assert "size mismatch" in told.got
+    assert "\n" not in str(told)
