@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 from capo_lit.data.arithmetic import ArithmeticSource
-from capo_lit.genprm.labelled import PlantedErrors
+from capo_lit.genprm.arithmetic_labelled import PlantedArithmeticErrors
 from capo_lit.quickstart import fit
 from capo_lit.records import file_name
 
@@ -61,7 +61,7 @@ def judge_labelled(args: argparse.Namespace) -> None:
     output = args.out / "labelled.critiques.parquet"
     if output.exists():
         return
-    solutions = PlantedErrors(ArithmeticSource(FIRST, 1, split="test"), FIRST).load()
+    solutions = PlantedArithmeticErrors(ArithmeticSource(FIRST, 1, split="test"), FIRST).load()
     rows = [{"id": s.uid, "problem": s.problem, "steps": s.steps, "label": s.label} for s in solutions]
     file = args.root / "labelled.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))

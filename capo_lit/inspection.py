@@ -10,11 +10,12 @@ from pathlib import Path
 import pyarrow as pa
 
 from capo_lit.errors import DataError
-from capo_lit.inspection_changes import PromptHistory, Replayed, Visit
+from capo_lit.inspection_changes import PromptHistory, Visit
 from capo_lit.inspection_html import STYLE, critiques_html, pair_html, rollout_html, steps_html, votes_html
-from capo_lit.inspection_quality import Labelled, arithmetic_truth, labelled_critiques, vote_quality
+from capo_lit.inspection_quality import Labelled, labelled_critiques, vote_quality
 from capo_lit.inspection_record import WRONG_FROM, Outcome, Record, Step, Token, outcome_word
-from capo_lit.inspection_rollouts import Rollouts, Truth
+from capo_lit.inspection_rollouts import Replayed, Rollouts, Truth
+from capo_lit.inspection_show import ShownRecord
 from capo_lit.records import read_records, record_files
 
 __all__ = [
@@ -26,11 +27,11 @@ __all__ = [
     "Record",
     "Replayed",
     "Rollouts",
+    "ShownRecord",
     "Step",
     "Token",
     "Truth",
     "Visit",
-    "arithmetic_truth",
     "critiques_html",
     "labelled_critiques",
     "load",

@@ -3,7 +3,6 @@
 from collections import defaultdict
 from dataclasses import dataclass
 from statistics import fmean
-from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -11,12 +10,7 @@ import pyarrow.compute as pc
 from capo_lit.core.votes import VoteRule
 from capo_lit.errors import DataError
 from capo_lit.genprm.replay import Replay, replay
-from capo_lit.inspection_html import STYLE, pair_html, table_html
 from capo_lit.settings import CreditConfig
-
-if TYPE_CHECKING:
-    from capo_lit.inspection_record import Record
-    from capo_lit.inspection_rollouts import Rollouts
 
 _NEW = ("step_error", "valid", "agreement", "token_rewards", "advantages")
 
@@ -51,43 +45,6 @@ class PromptHistory:
     def change(self) -> float:
         """Of the share of wrong steps, from the first visit to the last; below 0: fewer."""
         return self.visits[-1].wrong_steps - self.visits[0].wrong_steps
-
-
-@dataclass(frozen=True)
-class Replayed:
-    """Rollouts under another vote or other weights, beside what was recorded.
-
-    Attributes:
-        summary: of all that was replayed, the whole groups of those rollouts, in numbers.
-        before: the rollouts as recorded.
-        after: the same ones in the same order, with the verdict and credit that the replay gave.
-    """
-
-    summary: Replay
-    before: "Rollouts"
-    after: "Rollouts"
-
-    def changed(self, n: int = 10) -> "list[tuple[Record, Record]]":
-        """Those whose verdict or credit changed, as (before, after), the largest change of an advantage first."""
-        old, new = self.before.table, self.after.table
-        sizes = _sizes(old, new)
-        differs = [i for i, size in enumerate(sizes) if size > 0 or old["step_error"][i] != new["step_error"][i]]
-        order = sorted(differs, key=lambda index: -sizes[index])[:n]
-        return [(self.before[index], self.after[index]) for index in order]
-
-    def _repr_html_(self) -> str:
-        one = self.summary
-        errors = [error for row in self.before.whole["step_error"].drop_null().to_pylist() for error in row]
-        rows = [
-            ("share of steps called wrong, as recorded", fmean(errors) if errors else None),
-            (f"the same under {one.rule} of {one.k}", one.wrong_step_frac),
-            ("rollouts whose verdict changed", one.changed),
-            ("rollouts that a missing critique could change", one.undecided),
-            ("reward per token", one.token_reward),
-            ("|change| of the advantage per token", one.advantage_change),
-        ]
-        pairs = "".join(pair_html(before, after) for before, after in self.changed(1))
-        return f"<style>{STYLE}</style>{table_html(rows, ('the groups of these rollouts', ''))}{pairs}"
 
 
 def prompt_histories(table: pa.Table) -> list[PromptHistory]:
@@ -139,9 +96,3 @@ def replayed(table: pa.Table, rule: VoteRule, k: int | None, credit: CreditConfi
         column = summary.table[name].cast(table.schema.field(name).type)
         table = table.set_column(table.schema.get_field_index(name), name, column)
     return summary, table
-
-
-def _sizes(old: pa.Table, new: pa.Table) -> list[float]:
-    """The largest |change| of an advantage in every rollout; 0 where none was recorded."""
-    pairs = zip(old["advantages"].to_pylist(), new["advantages"].to_pylist(), strict=True)
-    return [max((abs(a - b) for a, b in zip(x or (), y, strict=False)), default=0.0) for x, y in pairs]

@@ -1,4 +1,4 @@
-"""How good a judge is on labelled solutions, by vote rule and number of critiques; and the truth of the arithmetic."""
+"""How good a judge is on labelled solutions, by vote rule and number of critiques."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,11 +10,8 @@ import pyarrow.parquet as pq
 
 from capo_lit.core.votes import Critiques, VoteRule, tally
 from capo_lit.errors import DataError
-from capo_lit.genprm.arithmetic import check_steps
-from capo_lit.genprm.base import step_texts
 from capo_lit.genprm.scores import NO_WRONG_STEP
 from capo_lit.genprm.step_scores import step_scores
-from capo_lit.inspection_record import Record
 
 RULES: tuple[VoteRule, ...] = ("intersection", "majority", "union", "average")
 
@@ -103,15 +100,3 @@ def _named(critiques: Sequence[dict[str, list[int] | None]]) -> tuple[frozenset[
 
 def _known(row: dict[str, object]) -> bool:
     return row["label"] is not None
-
-
-def arithmetic_truth(record: Record) -> frozenset[int]:
-    """The steps of a solution of the built-in arithmetic that are truly wrong, by rule.
-
-    Args:
-        record: of the built-in task, judged or not.
-
-    Raises:
-        DataError: if its problem is of another task.
-    """
-    return check_steps(record.row["problem"], step_texts(record.row["text"], record.spans))

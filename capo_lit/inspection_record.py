@@ -4,13 +4,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from capo_lit.core.steps import split_steps, token_steps
 from capo_lit.facts import Critique, Span
-
-if TYPE_CHECKING:
-    from rich.console import Group
 
 Outcome = Literal["right", "wrong", "unknown"]
 Ballot = Literal["wrong", "right", "abstained", "called off"]
@@ -145,16 +142,6 @@ class Record:
     def votes(self) -> tuple[tuple[Ballot, ...], ...]:
         """What every critique says of every step: one row per step, one column per critique."""
         return tuple(tuple(_ballot(one, step) for one in self.critiques) for step in range(len(self.spans)))
-
-    def _repr_html_(self) -> str:
-        from capo_lit.inspection_html import STYLE, rollout_html
-
-        return f"<style>{STYLE}</style>{rollout_html(self)}"
-
-    def __rich__(self) -> "Group":
-        from capo_lit.inspection_text import rollout_text
-
-        return rollout_text(self)
 
 
 def outcome_word(outcome: float | None) -> Outcome:

@@ -3,15 +3,18 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from statistics import fmean
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from capo_lit.core.votes import VoteRule
-from capo_lit.inspection_changes import PromptHistory, Replayed, prompt_histories, replayed
-from capo_lit.inspection_html import STYLE, table_html
+from capo_lit.genprm.replay import Replay
+from capo_lit.inspection_changes import PromptHistory, prompt_histories, replayed
+from capo_lit.inspection_html import STYLE, pair_html, table_html
 from capo_lit.inspection_record import DIGITS, WRONG_FROM, Outcome, Record, outcome_word
+from capo_lit.inspection_show import ShownRecord
 from capo_lit.settings import CreditConfig
 
 Truth = Callable[[Record], frozenset[int]]
@@ -137,7 +140,7 @@ class Rollouts:
         found = [history for history in prompt_histories(self.table) if abs(history.change) > min_change]
         return sorted(found, key=lambda history: -abs(history.change))
 
-    def replay(self, rule: VoteRule, k: int | None = None, credit: CreditConfig | None = None) -> Replayed:
+    def replay(self, rule: VoteRule, k: int | None = None, credit: CreditConfig | None = None) -> "Replayed":
         """Vote the recorded critiques anew, and compute the credit that follows. No judge is asked.
 
         Their whole groups are replayed, with what is filtered out of them; rollouts that nobody judged are left out.
@@ -187,7 +190,7 @@ class Rollouts:
         return f"<style>{STYLE}</style>{words}{table_html(rows, table.column_names)}"
 
     def _record(self, row: int) -> Record:
-        return Record(self.whole.slice(row, 1).to_pylist()[0])
+        return ShownRecord(self.whole.slice(row, 1).to_pylist()[0])
 
     @cached_property
     def _flagged(self) -> list[frozenset[int]]:
@@ -224,6 +227,43 @@ class Rollouts:
         return Rollouts(self.whole, tuple(rows))
 
 
+@dataclass(frozen=True)
+class Replayed:
+    """Rollouts under another vote or other weights, beside what was recorded.
+
+    Attributes:
+        summary: of all that was replayed, the whole groups of those rollouts, in numbers.
+        before: the rollouts as recorded.
+        after: the same ones in the same order, with the verdict and credit that the replay gave.
+    """
+
+    summary: Replay
+    before: Rollouts
+    after: Rollouts
+
+    def changed(self, n: int = 10) -> list[tuple[Record, Record]]:
+        """Those whose verdict or credit changed, as (before, after), the largest change of an advantage first."""
+        old, new = self.before.table, self.after.table
+        sizes = _sizes(old, new)
+        differs = [i for i, size in enumerate(sizes) if size > 0 or old["step_error"][i] != new["step_error"][i]]
+        order = sorted(differs, key=lambda index: -sizes[index])[:n]
+        return [(self.before[index], self.after[index]) for index in order]
+
+    def _repr_html_(self) -> str:
+        one = self.summary
+        errors = [error for row in self.before.whole["step_error"].drop_null().to_pylist() for error in row]
+        rows = [
+            ("share of steps called wrong, as recorded", fmean(errors) if errors else None),
+            (f"the same under {one.rule} of {one.k}", one.wrong_step_frac),
+            ("rollouts whose verdict changed", one.changed),
+            ("rollouts that a missing critique could change", one.undecided),
+            ("reward per token", one.token_reward),
+            ("|change| of the advantage per token", one.advantage_change),
+        ]
+        pairs = "".join(pair_html(before, after) for before, after in self.changed(1))
+        return f"<style>{STYLE}</style>{table_html(rows, ('the groups of these rollouts', ''))}{pairs}"
+
+
 def _bools(values: pa.ChunkedArray) -> np.ndarray:
     found: np.ndarray = np.asarray(pc.fill_null(values, False), bool)
     return found
@@ -240,3 +280,9 @@ def _holds(table: pa.Table, text: str) -> np.ndarray:
     replies = match(pc.struct_field(pc.list_flatten(critiques), "reply"))
     found[np.asarray(pc.list_parent_indices(critiques))[replies]] = True
     return found
+
+
+def _sizes(old: pa.Table, new: pa.Table) -> list[float]:
+    """The largest |change| of an advantage in every rollout; 0 where none was recorded."""
+    pairs = zip(old["advantages"].to_pylist(), new["advantages"].to_pylist(), strict=True)
+    return [max((abs(a - b) for a, b in zip(x or (), y, strict=False)), default=0.0) for x, y in pairs]

@@ -183,6 +183,7 @@ class ArithmeticSource(PromptSource):
         check_settings(checks, "ArithmeticSource")
         self.size, self.seed, self.split = size, seed, split
         self.min_ops, self.max_ops, self.carry_bug = min_ops, max_ops, carry_bug
+        self.right_references = carry_bug == 0
 
     def load(self) -> Sequence[Problem]:
         """The problems, with their true answers and their demonstrations as `reference`.

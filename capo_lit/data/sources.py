@@ -14,7 +14,13 @@ __all__ = ["Fields", "FileSource", "HubSource", "Problem", "PromptSource", "Reas
 
 
 class PromptSource(ABC):
-    """A fixed list of problems."""
+    """A fixed list of problems.
+
+    Attributes:
+        right_references: whether a reference solution, where a problem has one, may be taken for right.
+    """
+
+    right_references: bool = True
 
     @abstractmethod
     def load(self) -> Sequence[Problem]:

@@ -11,6 +11,7 @@ from capo_lit.core.votes import VoteRule
 from capo_lit.data.arithmetic import apply, parse_expression, without_carry
 from capo_lit.errors import check_settings
 from capo_lit.genprm.base import StepJudge, critiqued, step_texts
+from capo_lit.inspection_record import Record
 from capo_lit.seeding import derive_seed
 
 Kind = Literal["copy", "format", "carry", "arithmetic"]
@@ -201,3 +202,15 @@ class ArithmeticStepVerifier(StepJudge):
 
     def _flags(self, is_wrong: bool, uniform: float) -> bool:
         return uniform >= self.false_negative if is_wrong else uniform < self.false_positive
+
+
+def arithmetic_truth(record: Record) -> frozenset[int]:
+    """The steps of a solution of the built-in arithmetic that are truly wrong, by rule.
+
+    Args:
+        record: of the built-in task, judged or not.
+
+    Raises:
+        DataError: if its problem is of another task.
+    """
+    return check_steps(record.row["problem"], step_texts(record.row["text"], record.spans))

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from capo_lit.core.steps import Style, split_steps
-from capo_lit.data.arithmetic import MAX_VALUE, SEPARATOR, ArithmeticSource, Expression, apply, parse_expression
 from capo_lit.data.sources import Problem, PromptSource
 from capo_lit.errors import DataError, check_settings
 from capo_lit.genprm.base import step_texts
@@ -58,18 +57,27 @@ class LabelledFile(LabelledSource):
 class PlantedErrors(LabelledSource):
     """Known-good solutions, every other one with one wrong step planted in it.
 
-    In the built-in arithmetic one result is wrong, and the chain goes on from it. Elsewhere one number of one step of
-    the reference solution is changed, a result after "=" where there is one.
+    One number of one step of the reference solution is changed, a result after "=" where there is one. For the built-in
+    arithmetic, whose demonstrations may be wrong, there is PlantedArithmeticErrors.
 
     Args:
-        problems: with reference solutions.
+        problems: with reference solutions that are right.
         size: how many solutions; the source's first ones.
         seed: of the errors.
         style: how a reference solution is split into steps.
     """
 
     def __init__(self, problems: PromptSource, size: int = 64, seed: int = 0, style: Style = "paragraph") -> None:
-        check_settings([(size >= 2, f"size {size}", "an integer >= 2", "size")], "PlantedErrors")
+        checks = (
+            (size >= 2, f"size {size}", "an integer >= 2", "size"),
+            (
+                problems.right_references,
+                f"{type(problems).__name__}, whose references may be wrong",
+                "right ones",
+                "problems",
+            ),
+        )
+        check_settings(checks, "PlantedErrors")
         self.problems, self.size, self.seed, self.style = problems, size, seed, style
 
     def load(self) -> Sequence[Solution]:
@@ -77,17 +85,11 @@ class PlantedErrors(LabelledSource):
         return [self._solution(problem, wrong=index % 2 == 1) for index, problem in enumerate(problems)]
 
     def _solution(self, problem: Problem, wrong: bool) -> Solution:
-        rng = random.Random(derive_seed("planted error", self.seed, problem.uid))
-        label = NO_WRONG_STEP
-        if isinstance(self.problems, ArithmeticSource):
-            # Not its demonstration, which may drop carries.
-            steps, label = solve_arithmetic(parse_expression(problem.problem), rng if wrong else None)
-            between = SEPARATOR
-        else:
-            steps, between = self._reference_steps(problem), ""
-            if wrong:
-                steps, label = change_one_number(steps, rng, problem.uid)
-        return Solution(problem.uid, problem.problem, tuple(steps), between, label, problem.answer, problem.reference)
+        steps, label = self._reference_steps(problem), NO_WRONG_STEP
+        if wrong:
+            rng = random.Random(derive_seed("planted error", self.seed, problem.uid))
+            steps, label = change_one_number(steps, rng, problem.uid)
+        return Solution(problem.uid, problem.problem, tuple(steps), "", label, problem.answer, problem.reference)
 
     def _reference_steps(self, problem: Problem) -> list[str]:
         if not problem.reference:
@@ -98,39 +100,6 @@ class PlantedErrors(LabelledSource):
                 "fields.reference of the source of PlantedErrors",
             )
         return step_texts(problem.reference, split_steps(problem.reference, self.style))
-
-
-def solve_arithmetic(expression: Expression, rng: random.Random | None = None) -> tuple[list[str], int]:
-    """The steps of a solution of the built-in arithmetic, right but for one result if there is an rng.
-
-    Args:
-        expression: the problem.
-        rng: draws the wrong step and its result; None makes no error.
-
-    Returns:
-        The steps, box included, and the wrong one (-1: none). Every value stays in 0..MAX_VALUE, also after the error.
-    """
-    places = [(step, result) for step in range(len(expression.operations)) for result in range(MAX_VALUE + 1)]
-    if rng is None:
-        return _chain(expression, None)[0], NO_WRONG_STEP
-    rng.shuffle(places)
-    right = _chain(expression, None)[1]
-    for step, result in places:  # the last step may have any result, so that there is always one that fits
-        steps, values = _chain(expression, (step, result))
-        if result != right[step] and all(0 <= value <= MAX_VALUE for value in values[step:]):
-            return steps, step
-    raise DataError("no wrong result that fits", f"one in 0..{MAX_VALUE}", expression.text, "the prompt source")
-
-
-def _chain(expression: Expression, planted: tuple[int, int] | None) -> tuple[list[str], list[int]]:
-    """Steps and results; the result of one step may be given."""
-    value, lines, results = expression.start, list[str](), list[int]()
-    for step, (op, operand) in enumerate(expression.operations):
-        result = planted[1] if planted and planted[0] == step else apply(value, op, operand)
-        lines.append(f"{value}{op}{operand}={result}")
-        results.append(result)
-        value = result
-    return [*lines, f"\\boxed{{{value}}}"], results
 
 
 def change_one_number(steps: Sequence[str], rng: random.Random, where: str = "") -> tuple[list[str], int]:

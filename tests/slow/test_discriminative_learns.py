@@ -10,8 +10,8 @@ from transformers import AutoModelForTokenClassification, PreTrainedTokenizerFas
 from capo_lit.batch import pad_rows
 from capo_lit.data.arithmetic import MAX_VALUE, ArithmeticSource
 from capo_lit.data.arithmetic_model import write_initial_model
+from capo_lit.genprm.arithmetic_labelled import PlantedArithmeticErrors
 from capo_lit.genprm.discriminative import DiscriminativePRM
-from capo_lit.genprm.labelled import PlantedErrors
 
 pytestmark = pytest.mark.slow
 
@@ -28,7 +28,7 @@ def tokenizer():
 
 
 def planted(split, size):
-    return PlantedErrors(ArithmeticSource(size, split=split, min_ops=2, max_ops=2), size=size).load()
+    return PlantedArithmeticErrors(ArithmeticSource(size, split=split, min_ops=2, max_ops=2), size=size).load()
 
 
 def labels(solution, count):

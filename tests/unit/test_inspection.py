@@ -6,7 +6,8 @@ import pyarrow as pa
 import pytest
 
 from capo_lit.errors import DataError
-from capo_lit.inspection import Record, Rollouts, arithmetic_truth, load
+from capo_lit.genprm.arithmetic import arithmetic_truth
+from capo_lit.inspection import Record, Rollouts, load
 from capo_lit.record_rows import batch_table
 from capo_lit.records import file_name, write_atomic
 from tests.finished_batch import make_batch

@@ -7,8 +7,9 @@ import pytest
 
 from capo_lit.curves import read_curves
 from capo_lit.errors import DataError
+from capo_lit.genprm.arithmetic import arithmetic_truth
 from capo_lit.genprm.step_scores import step_scores
-from capo_lit.inspection import Labelled, Rollouts, arithmetic_truth, labelled_critiques, load, vote_quality
+from capo_lit.inspection import Labelled, Rollouts, labelled_critiques, load, vote_quality
 from capo_lit.inspection_plots import (
     lucky_share,
     plot_curves,

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 from rich.console import Console
 
-from capo_lit.inspection import STYLE, Record, Rollouts, pair_html, rollout_html, steps_html
+from capo_lit.inspection import STYLE, Rollouts, ShownRecord, pair_html, rollout_html, steps_html
 from capo_lit.record_rows import batch_table
 from capo_lit.records import SCHEMA
 from tests.finished_batch import make_batch
@@ -46,7 +46,7 @@ def row() -> dict:
     return batch_table(make_batch(), "toy").to_pylist()[0]
 
 
-def hostile(row: dict) -> Record:
+def hostile(row: dict) -> ShownRecord:
     """Every text a model, a data set or a server could have written is an attack."""
     size = len(HOSTILE)
     row |= dict.fromkeys(TEXTS, HOSTILE)
@@ -54,11 +54,11 @@ def hostile(row: dict) -> Record:
     row["spans"] = [{"start": 0, "end": size}, {"start": size, "end": 2 * size}]
     for critique in row["critiques"]:
         critique |= {"reply": HOSTILE, "cause": HOSTILE if critique["wrong"] is None else ""}
-    return Record(row)
+    return ShownRecord(row)
 
 
 def test_no_text_of_a_model_becomes_markup(row: dict) -> None:
-    clean = parsed(Record(row)._repr_html_() + pair_html(Record(row), Record(row)))
+    clean = parsed(ShownRecord(row)._repr_html_() + pair_html(ShownRecord(row), ShownRecord(row)))
     record = hostile(row)
     attacked = parsed(record._repr_html_() + pair_html(record, record))
     assert set(attacked.tags) == set(clean.tags)
@@ -73,24 +73,24 @@ def test_no_text_of_a_model_becomes_markup(row: dict) -> None:
 
 def test_a_fragment_loads_nothing() -> None:
     assert not re.search(
-        r"url\(|@import|https?:|src=", STYLE + rollout_html(Record(batch_table(make_batch(), "t").to_pylist()[0]))
+        r"url\(|@import|https?:|src=", STYLE + rollout_html(ShownRecord(batch_table(make_batch(), "t").to_pylist()[0]))
     )
 
 
 def test_steps_are_coloured_by_verdict_and_tokens_by_advantage(row: dict) -> None:
-    first, second = re.findall(r'<div class="capo-step capo-(\w+)">', steps_html(Record(row)))
+    first, second = re.findall(r'<div class="capo-step capo-(\w+)">', steps_html(ShownRecord(row)))
     assert (first, second) == ("right", "wrong")
-    colours = re.findall(r"<span class=\"capo-token[^>]*rgba\((\d+),\d+,\d+,([\d.]+)\)", steps_html(Record(row)))
+    colours = re.findall(r"<span class=\"capo-token[^>]*rgba\((\d+),\d+,\d+,([\d.]+)\)", steps_html(ShownRecord(row)))
     # Advantages 0.5, -1.0, 0.5 of at most 1.0: blue, orange at full strength, blue. 0.08 + 0.55 / 2 = 0.355.
     assert [(red, float(alpha)) for red, alpha in colours] == [("0", 0.36), ("213", 0.63), ("0", 0.36)]
     row["step_error"] = [0.0, 0.25]
-    assert 'capo-step capo-split"><span>step 1 · error 0.25' in steps_html(Record(row))
-    halved = re.findall(r"rgba\(213,94,0,([\d.]+)\)", steps_html(Record(row), scale=2.0))
+    assert 'capo-step capo-split"><span>step 1 · error 0.25' in steps_html(ShownRecord(row))
+    halved = re.findall(r"rgba\(213,94,0,([\d.]+)\)", steps_html(ShownRecord(row), scale=2.0))
     assert halved[0] == "0.36"  # the other is the key
 
 
 def test_critiques_stand_side_by_side_and_votes_in_a_matrix(row: dict) -> None:
-    html = rollout_html(Record(row))
+    html = rollout_html(ShownRecord(row))
     assert html.count('<div class="capo-reply">') == 2
     assert "wrong: 1" in html
     assert "abstained: parse" in html
@@ -99,30 +99,30 @@ def test_critiques_stand_side_by_side_and_votes_in_a_matrix(row: dict) -> None:
 
 
 def test_without_a_judge_there_are_no_votes_and_without_training_no_colours(row: dict) -> None:
-    unjudged = Record(batch_table(make_batch(verdicts=False), "toy").to_pylist()[0])
+    unjudged = ShownRecord(batch_table(make_batch(verdicts=False), "toy").to_pylist()[0])
     html = rollout_html(unjudged)
     assert "not judged" in html
     assert "Votes" not in html
     for name in ("token_rewards", "advantages", "trainer_logprobs", "step_of_token"):
         row[name] = None
-    assert "rgba" not in rollout_html(Record(row))
+    assert "rgba" not in rollout_html(ShownRecord(row))
 
 
 def test_an_empty_solution_is_rendered(row: dict) -> None:
     row |= {"text": "", "pieces": [], "special": [], "response_ids": [], "spans": [], "step_error": [], "critiques": []}
     row |= {"advantages": [], "token_rewards": [], "engine_logprobs": [], "trainer_logprobs": []}
-    assert "0 of 0 steps called wrong" in rollout_html(Record(row))
-    printed(Record(row))
+    assert "0 of 0 steps called wrong" in rollout_html(ShownRecord(row))
+    printed(ShownRecord(row))
 
 
-def printed(record: Record) -> str:
+def printed(record: ShownRecord) -> str:
     console = Console(file=StringIO(), width=100, force_terminal=True)
     console.print(record)
     return console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_a_terminal_gets_the_same_and_no_control_characters(row: dict) -> None:
-    words = re.sub(r"\x1b\[[\d;]*m", "", printed(Record(row)))
+    words = re.sub(r"\x1b\[[\d;]*m", "", printed(ShownRecord(row)))
     for part in ("toy, step 12", "right answer", "1+1?", "wrong", "step 1 is wrong", "parse"):
         assert part in words, part
     attacked = printed(hostile(row))

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from capo_lit.data.arithmetic import MAX_VALUE, ArithmeticSource
 from capo_lit.data.sources import Problem, PromptSource
-from capo_lit.errors import DataError
+from capo_lit.errors import ConfigError, DataError
 from capo_lit.genprm.arithmetic import check_steps
+from capo_lit.genprm.arithmetic_labelled import PlantedArithmeticErrors
 from capo_lit.genprm.labelled import LabelledFile, PlantedErrors, change_one_number
 
 
@@ -26,7 +27,7 @@ class References(PromptSource):
 
 
 def test_in_the_arithmetic_every_other_solution_has_one_wrong_result_and_goes_on_from_it():
-    source = PlantedErrors(ArithmeticSource(size=40, seed=3, carry_bug=0.9), size=40, seed=1)
+    source = PlantedArithmeticErrors(ArithmeticSource(size=40, seed=3, carry_bug=0.9), size=40, seed=1)
     solutions = source.load()
     assert [solution.label == -1 for solution in solutions] == [True, False] * 20
     for solution in solutions:
@@ -35,9 +36,15 @@ def test_in_the_arithmetic_every_other_solution_has_one_wrong_result_and_goes_on
         numbers = [int(number) for step in solution.steps for number in re.findall(r"[0-9]+", step)]
         assert max(numbers) <= MAX_VALUE
     assert len({solution.label for solution in solutions}) > 3  # not always the same step
-    again = PlantedErrors(ArithmeticSource(size=40, seed=3, carry_bug=0.9), size=40, seed=1).load()
-    other = PlantedErrors(ArithmeticSource(size=40, seed=3, carry_bug=0.9), size=40, seed=2).load()
+    again = PlantedArithmeticErrors(ArithmeticSource(size=40, seed=3, carry_bug=0.9), size=40, seed=1).load()
+    other = PlantedArithmeticErrors(ArithmeticSource(size=40, seed=3, carry_bug=0.9), size=40, seed=2).load()
     assert solutions == again != other
+
+
+def test_demonstrations_that_may_be_wrong_are_no_ground_for_labels():
+    with pytest.raises(ConfigError, match="ArithmeticSource, whose references may be wrong"):
+        PlantedErrors(ArithmeticSource(size=4, carry_bug=0.5))
+    assert len(PlantedErrors(ArithmeticSource(size=4), size=4).load()) == 4
 
 
 def test_a_planted_number_is_a_result_where_there_is_one():
