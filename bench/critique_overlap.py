@@ -25,15 +25,16 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from transformers import PreTrainedTokenizerFast
 
-from capo_lit.batch import Prompt, Rollout, StepBatch
-from capo_lit.data.arithmetic import ArithmeticSource
-from capo_lit.data.arithmetic_model import build_tokenizer, write_initial_model
-from capo_lit.engines.http import HTTPEngine
+from capo_lit.arithmetic.model import build_tokenizer, write_initial_model
+from capo_lit.arithmetic.task import ArithmeticSource
+from capo_lit.batch.facts import Prompt, Rollout
+from capo_lit.batch.sampling import Sampling
+from capo_lit.batch.step import StepBatch
+from capo_lit.engines.http.engine import HTTPEngine
 from capo_lit.engines.vllm import VLLMEngine
 from capo_lit.genprm.judge import GenPRM
-from capo_lit.rollouts import PlannedRollout, stream_rollouts
-from capo_lit.sampling import Sampling
-from capo_lit.verifier import Verifier
+from capo_lit.training.rollouts import PlannedRollout, stream_rollouts
+from capo_lit.verifier.pool import Verifier
 
 PROBLEMS, GROUP, SLOTS = 8, 8, 2
 AT_ONCE = 16

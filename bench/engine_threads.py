@@ -19,7 +19,8 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from capo_lit.engines.base import Request, Sampling, as_completed
+from capo_lit.batch.sampling import Sampling
+from capo_lit.engines.base import Request, as_completed
 from capo_lit.engines.vllm import VLLMEngine
 
 WORDS, ROWS, RESPONSE = 48, 64, 34

@@ -16,10 +16,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from capo_lit.data.arithmetic import ArithmeticSource
-from capo_lit.genprm.arithmetic_labelled import PlantedArithmeticErrors
-from capo_lit.quickstart import fit
-from capo_lit.records import file_name
+from capo_lit.arithmetic.labelled import PlantedArithmeticErrors
+from capo_lit.arithmetic.task import ArithmeticSource
+from capo_lit.cli.quickstart import fit
+from capo_lit.records.schema import file_name
 
 STEPS = (0, 1, 12, 13, 26, 27, 38, 39)  # four passes over the 16 prompts
 SHORT = {
@@ -66,7 +66,7 @@ def judge_labelled(args: argparse.Namespace) -> None:
     file = args.root / "labelled.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     engine = {
-        "engine": "capo_lit.engines.vllm.VLLMEngine",
+        "engine": "capo_lit.VLLMEngine",
         "engine.model": str(args.judge),
         "engine.dtype": "float32",
         "engine.max_model_len": "256",

@@ -18,16 +18,16 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import get_args
 
+from capo_lit.arithmetic.judge import check_steps
+from capo_lit.arithmetic.judge_model import write_initial_judge
+from capo_lit.arithmetic.model import write_initial_model
+from capo_lit.arithmetic.pocket_judge import measure_judge
+from capo_lit.cli.quickstart_runs import JUDGE_SFT, REGIMES, arms, cold_start, fit
 from capo_lit.core.votes import VoteRule
-from capo_lit.curves import read_curves
-from capo_lit.data.arithmetic_model import write_initial_model
-from capo_lit.data.critique_model import write_initial_judge
-from capo_lit.genprm.arithmetic import check_steps
+from capo_lit.evaluation.judging.step_scores import StepScores, step_scores
 from capo_lit.genprm.base import step_texts
-from capo_lit.genprm.step_scores import StepScores, step_scores
-from capo_lit.pocket_judge import measure_judge
-from capo_lit.quickstart_runs import JUDGE_SFT, REGIMES, arms, cold_start, fit
-from capo_lit.records import read_records
+from capo_lit.records.curves import read_curves
+from capo_lit.records.schema import read_records
 
 METRICS = {"val/avg_at_k": "avg@8", "val/greedy_accuracy": "greedy", "val/step_error_frac": "step error"}
 GENPRM = "quickstart_genprm.yaml"

@@ -11,9 +11,9 @@ import statistics
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from capo_lit.curves import read_curves
-from capo_lit.data.arithmetic_model import write_initial_model
-from capo_lit.quickstart_runs import REGIMES, arm_name, arms, cold_start, fit
+from capo_lit.arithmetic.model import write_initial_model
+from capo_lit.cli.quickstart_runs import REGIMES, arm_name, arms, cold_start, fit
+from capo_lit.records.curves import read_curves
 
 METRICS = {"val/avg_at_k": "avg@8", "val/greedy_accuracy": "greedy", "val/step_error_frac": "step error"}
 

@@ -18,12 +18,13 @@ from typing import Any
 
 import torch
 
-from capo_lit.batch import Completion, Critique, CritiquedRollout, Prompt, Rollout, StepBatch, pad_rows
+from capo_lit.batch.credit import token_table
+from capo_lit.batch.facts import Completion, Critique, CritiquedRollout, Prompt, Rollout
+from capo_lit.batch.step import StepBatch, pad_rows
 from capo_lit.core.votes import Verdict
-from capo_lit.credit_rows import token_table
-from capo_lit.curves import read_curves
-from capo_lit.record_rows import batch_table
-from capo_lit.records import file_name, flush, read_records, record_files, write_atomic
+from capo_lit.records.curves import read_curves
+from capo_lit.records.schema import file_name, flush, read_records, record_files, write_atomic
+from capo_lit.records.table import batch_table
 
 
 def batch_of(rows: list[dict[str, Any]]) -> StepBatch:

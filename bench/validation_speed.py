@@ -25,10 +25,10 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from lm_eval.models.huggingface import HFLM
 
-from capo_lit import smollm2
+from capo_lit.cli import smollm2
 from capo_lit.data.rows import read_rows
 from capo_lit.engines.vllm import VLLMEngine
-from capo_lit.lm_eval_model import EngineLM
+from capo_lit.evaluation.benchmarks.model import EngineLM
 
 
 def problems(data: Path | None, count: int) -> list[tuple[str, str]]:

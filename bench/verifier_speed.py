@@ -20,7 +20,7 @@ ROUNDS = 3
 
 CHILD = """
 import json, random, sys, time
-from capo_lit.verifier import Verifier
+from capo_lit import Verifier
 
 draw = random.Random(0)
 bombs = ["9^{9^{9^{%d}}}", "(2^{10^{%d}})!", "(x+1)^{%d99999}(x-1)^{%d99999}"]

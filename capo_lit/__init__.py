@@ -9,12 +9,17 @@ from typing import TYPE_CHECKING
 from capo_lit.core.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from capo_lit.batch import StepBatch as StepBatch
-    from capo_lit.callbacks.alarms import AlarmCallback as AlarmCallback
-    from capo_lit.callbacks.critique import CritiqueCallback as CritiqueCallback
-    from capo_lit.callbacks.gate import JudgeGateCallback as JudgeGateCallback
-    from capo_lit.callbacks.record import RecordCallback as RecordCallback
-    from capo_lit.callbacks.rollout import RolloutCallback as RolloutCallback
+    from capo_lit.arithmetic.judge import ArithmeticStepVerifier as ArithmeticStepVerifier
+    from capo_lit.arithmetic.task import ArithmeticSource as ArithmeticSource
+    from capo_lit.batch.credit import CreditConfig as CreditConfig
+    from capo_lit.batch.credit import assign_credit as assign_credit
+    from capo_lit.batch.facts import Completion as Completion
+    from capo_lit.batch.facts import Critique as Critique
+    from capo_lit.batch.facts import CritiquedRollout as CritiquedRollout
+    from capo_lit.batch.facts import Prompt as Prompt
+    from capo_lit.batch.facts import Rollout as Rollout
+    from capo_lit.batch.sampling import Sampling as Sampling
+    from capo_lit.batch.step import StepBatch as StepBatch
     from capo_lit.core.credit import advantages as advantages
     from capo_lit.core.credit import token_rewards as token_rewards
     from capo_lit.core.loss import policy_loss as policy_loss
@@ -23,60 +28,55 @@ if TYPE_CHECKING:
     from capo_lit.core.votes import Verdict as Verdict
     from capo_lit.core.votes import settled as settled
     from capo_lit.core.votes import tally as tally
-    from capo_lit.credit_rows import assign_credit as assign_credit
-    from capo_lit.data.arithmetic import ArithmeticSource as ArithmeticSource
     from capo_lit.data.module import PromptDataModule as PromptDataModule
+    from capo_lit.data.problem import Problem as Problem
     from capo_lit.data.sft import SFTDataModule as SFTDataModule
     from capo_lit.data.sources import FileSource as FileSource
     from capo_lit.data.sources import HubSource as HubSource
-    from capo_lit.data.sources import Problem as Problem
     from capo_lit.data.sources import PromptSource as PromptSource
     from capo_lit.data.sources import ReasoningGymSource as ReasoningGymSource
     from capo_lit.engines.base import Engine as Engine
     from capo_lit.engines.base import Request as Request
     from capo_lit.engines.hf import HFEngine as HFEngine
-    from capo_lit.engines.http import HTTPEngine as HTTPEngine
+    from capo_lit.engines.http.engine import HTTPEngine as HTTPEngine
     from capo_lit.engines.policy import PolicyEngine as PolicyEngine
     from capo_lit.engines.vllm import VLLMEngine as VLLMEngine
-    from capo_lit.facts import Completion as Completion
-    from capo_lit.facts import Critique as Critique
-    from capo_lit.facts import CritiquedRollout as CritiquedRollout
-    from capo_lit.facts import Prompt as Prompt
-    from capo_lit.facts import Rollout as Rollout
-    from capo_lit.genprm.arithmetic import ArithmeticStepVerifier as ArithmeticStepVerifier
     from capo_lit.genprm.base import StepJudge as StepJudge
     from capo_lit.genprm.discriminative import DiscriminativePRM as DiscriminativePRM
     from capo_lit.genprm.judge import GenPRM as GenPRM
     from capo_lit.genprm.outcome import GenORM as GenORM
     from capo_lit.genprm.parse import parse_critique as parse_critique
     from capo_lit.genprm.render import render_messages as render_messages
-    from capo_lit.genprm.replay import replay as replay
-    from capo_lit.inspection import load as load
-    from capo_lit.module import CapoModule as CapoModule
-    from capo_lit.outcomes import NoisyOutcomes as NoisyOutcomes
-    from capo_lit.outcomes import OutcomeSource as OutcomeSource
-    from capo_lit.outcomes import RuleOutcomes as RuleOutcomes
-    from capo_lit.ppo import PPOModule as PPOModule
-    from capo_lit.records import read_records as read_records
-    from capo_lit.sampling import Sampling as Sampling
-    from capo_lit.settings import CreditConfig as CreditConfig
-    from capo_lit.settings import LossConfig as LossConfig
-    from capo_lit.settings import OptimConfig as OptimConfig
-    from capo_lit.settings import PPOConfig as PPOConfig
-    from capo_lit.settings import UpdateConfig as UpdateConfig
-    from capo_lit.sft import SFTModule as SFTModule
-    from capo_lit.verifier import Verifier as Verifier
+    from capo_lit.records.inspect.loading import load as load
+    from capo_lit.records.replay import replay as replay
+    from capo_lit.records.schema import read_records as read_records
+    from capo_lit.training.callbacks.alarms import AlarmCallback as AlarmCallback
+    from capo_lit.training.callbacks.critique import CritiqueCallback as CritiqueCallback
+    from capo_lit.training.callbacks.gate import JudgeGateCallback as JudgeGateCallback
+    from capo_lit.training.callbacks.record import RecordCallback as RecordCallback
+    from capo_lit.training.callbacks.rollout import RolloutCallback as RolloutCallback
+    from capo_lit.training.capo import CapoModule as CapoModule
+    from capo_lit.training.ppo import PPOModule as PPOModule
+    from capo_lit.training.settings import LossConfig as LossConfig
+    from capo_lit.training.settings import OptimConfig as OptimConfig
+    from capo_lit.training.settings import PPOConfig as PPOConfig
+    from capo_lit.training.settings import UpdateConfig as UpdateConfig
+    from capo_lit.training.sft import SFTModule as SFTModule
+    from capo_lit.verifier.outcomes import NoisyOutcomes as NoisyOutcomes
+    from capo_lit.verifier.outcomes import OutcomeSource as OutcomeSource
+    from capo_lit.verifier.outcomes import RuleOutcomes as RuleOutcomes
+    from capo_lit.verifier.pool import Verifier as Verifier
 
 __version__ = "0.1.0"
 
 # Where every public name lives; the imports above say the same to type checkers.
 _HOMES = {
-    "StepBatch": "capo_lit.batch",
-    "AlarmCallback": "capo_lit.callbacks.alarms",
-    "CritiqueCallback": "capo_lit.callbacks.critique",
-    "JudgeGateCallback": "capo_lit.callbacks.gate",
-    "RecordCallback": "capo_lit.callbacks.record",
-    "RolloutCallback": "capo_lit.callbacks.rollout",
+    "StepBatch": "capo_lit.batch.step",
+    "AlarmCallback": "capo_lit.training.callbacks.alarms",
+    "CritiqueCallback": "capo_lit.training.callbacks.critique",
+    "JudgeGateCallback": "capo_lit.training.callbacks.gate",
+    "RecordCallback": "capo_lit.training.callbacks.record",
+    "RolloutCallback": "capo_lit.training.callbacks.rollout",
     "advantages": "capo_lit.core.credit",
     "token_rewards": "capo_lit.core.credit",
     "policy_loss": "capo_lit.core.loss",
@@ -85,49 +85,49 @@ _HOMES = {
     "Verdict": "capo_lit.core.votes",
     "settled": "capo_lit.core.votes",
     "tally": "capo_lit.core.votes",
-    "assign_credit": "capo_lit.credit_rows",
-    "ArithmeticSource": "capo_lit.data.arithmetic",
+    "assign_credit": "capo_lit.batch.credit",
+    "ArithmeticSource": "capo_lit.arithmetic.task",
     "PromptDataModule": "capo_lit.data.module",
     "SFTDataModule": "capo_lit.data.sft",
     "FileSource": "capo_lit.data.sources",
     "HubSource": "capo_lit.data.sources",
-    "Problem": "capo_lit.data.sources",
+    "Problem": "capo_lit.data.problem",
     "PromptSource": "capo_lit.data.sources",
     "ReasoningGymSource": "capo_lit.data.sources",
     "Engine": "capo_lit.engines.base",
     "Request": "capo_lit.engines.base",
     "HFEngine": "capo_lit.engines.hf",
-    "HTTPEngine": "capo_lit.engines.http",
+    "HTTPEngine": "capo_lit.engines.http.engine",
     "PolicyEngine": "capo_lit.engines.policy",
     "VLLMEngine": "capo_lit.engines.vllm",
-    "Completion": "capo_lit.facts",
-    "Critique": "capo_lit.facts",
-    "CritiquedRollout": "capo_lit.facts",
-    "Prompt": "capo_lit.facts",
-    "Rollout": "capo_lit.facts",
-    "ArithmeticStepVerifier": "capo_lit.genprm.arithmetic",
+    "Completion": "capo_lit.batch.facts",
+    "Critique": "capo_lit.batch.facts",
+    "CritiquedRollout": "capo_lit.batch.facts",
+    "Prompt": "capo_lit.batch.facts",
+    "Rollout": "capo_lit.batch.facts",
+    "ArithmeticStepVerifier": "capo_lit.arithmetic.judge",
     "StepJudge": "capo_lit.genprm.base",
     "DiscriminativePRM": "capo_lit.genprm.discriminative",
     "GenPRM": "capo_lit.genprm.judge",
     "GenORM": "capo_lit.genprm.outcome",
     "parse_critique": "capo_lit.genprm.parse",
     "render_messages": "capo_lit.genprm.render",
-    "replay": "capo_lit.genprm.replay",
-    "load": "capo_lit.inspection",
-    "CapoModule": "capo_lit.module",
-    "NoisyOutcomes": "capo_lit.outcomes",
-    "OutcomeSource": "capo_lit.outcomes",
-    "RuleOutcomes": "capo_lit.outcomes",
-    "PPOModule": "capo_lit.ppo",
-    "read_records": "capo_lit.records",
-    "Sampling": "capo_lit.sampling",
-    "CreditConfig": "capo_lit.settings",
-    "LossConfig": "capo_lit.settings",
-    "OptimConfig": "capo_lit.settings",
-    "PPOConfig": "capo_lit.settings",
-    "UpdateConfig": "capo_lit.settings",
-    "SFTModule": "capo_lit.sft",
-    "Verifier": "capo_lit.verifier",
+    "replay": "capo_lit.records.replay",
+    "load": "capo_lit.records.inspect.loading",
+    "CapoModule": "capo_lit.training.capo",
+    "NoisyOutcomes": "capo_lit.verifier.outcomes",
+    "OutcomeSource": "capo_lit.verifier.outcomes",
+    "RuleOutcomes": "capo_lit.verifier.outcomes",
+    "PPOModule": "capo_lit.training.ppo",
+    "read_records": "capo_lit.records.schema",
+    "Sampling": "capo_lit.batch.sampling",
+    "CreditConfig": "capo_lit.batch.credit",
+    "LossConfig": "capo_lit.training.settings",
+    "OptimConfig": "capo_lit.training.settings",
+    "PPOConfig": "capo_lit.training.settings",
+    "UpdateConfig": "capo_lit.training.settings",
+    "SFTModule": "capo_lit.training.sft",
+    "Verifier": "capo_lit.verifier.pool",
 }
 __all__ = sorted(_HOMES)
 __getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -11,20 +11,20 @@ import pyarrow.parquet as pq
 import torch
 from transformers import AutoTokenizer
 
-from capo_lit.batch import Prompt, StepBatch
+from capo_lit.arithmetic.judge import ArithmeticStepVerifier
+from capo_lit.arithmetic.model import write_initial_model
+from capo_lit.arithmetic.task import ArithmeticSource
+from capo_lit.batch.credit import CreditConfig, assign_credit
+from capo_lit.batch.facts import Prompt
+from capo_lit.batch.sampling import Sampling
+from capo_lit.batch.step import StepBatch
 from capo_lit.core.loss import loss_means, policy_loss
-from capo_lit.credit_rows import assign_credit
-from capo_lit.data.arithmetic import ArithmeticSource
-from capo_lit.data.arithmetic_model import write_initial_model
 from capo_lit.engines.hf import HFEngine
-from capo_lit.genprm.arithmetic import ArithmeticStepVerifier
-from capo_lit.policy import load_policy
-from capo_lit.record_rows import batch_table
-from capo_lit.rollouts import Sampler
-from capo_lit.sampling import Sampling
-from capo_lit.scoring import response_logprobs
-from capo_lit.settings import CreditConfig
-from capo_lit.verifier import Verifier
+from capo_lit.records.table import batch_table
+from capo_lit.training.logprobs import response_logprobs
+from capo_lit.training.policy import load_policy
+from capo_lit.training.rollouts import Sampler
+from capo_lit.verifier.pool import Verifier
 
 
 def main(folder: Path) -> dict[str, float]:

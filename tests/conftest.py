@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import jaxtyping
 import pytest
@@ -14,8 +15,12 @@ os.environ["VLLM_NO_USAGE_STATS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the capo command does
 
-# Before the first import of the core: from here on every annotated shape and dtype is checked at run time.
-jaxtyping.install_import_hook("capo_lit.core", "beartype.beartype")
+# Before the first import of the core: from here on every annotated shape and dtype of its maths is checked at run
+# time. Not of what engines call too: the checker draws from the global random state, which engines must leave alone.
+CORE = Path(__file__).resolve().parents[1] / "capo_lit" / "core"
+PLAIN = ("__init__", "errors", "lazy", "seeding")
+MATHS = [f"capo_lit.core.{path.stem}" for path in CORE.glob("*.py") if path.stem not in PLAIN]
+jaxtyping.install_import_hook(MATHS, "beartype.beartype")
 
 # Derandomized: a run on another day tries the same cases, and a failure is never a surprise of the day.
 settings.register_profile("default", deadline=None, max_examples=40, derandomize=True, database=None)

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from capo_lit.core.errors import DataError
 from capo_lit.engines.base import Message
-from capo_lit.errors import DataError
 
 ROLES = ("system", "user", "assistant")
 

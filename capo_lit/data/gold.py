@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from typing import Literal
 
+from capo_lit.core.errors import DataError
 from capo_lit.data.values import plain
-from capo_lit.errors import DataError
-from capo_lit.verify_exact import answer_key
+from capo_lit.verifier.exact import answer_key
 
 Extraction = Literal["none", "gsm8k", "boxed", "last_number"]
 

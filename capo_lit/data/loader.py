@@ -6,8 +6,8 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
-from capo_lit.errors import ConfigError
-from capo_lit.seeding import derive_seed
+from capo_lit.core.errors import ConfigError
+from capo_lit.core.seeding import derive_seed
 
 Item = TypeVar("Item")
 Batch = TypeVar("Batch")

@@ -9,12 +9,13 @@ from typing import Any, Generic, TypeVar
 
 from lightning.pytorch import LightningDataModule
 
-from capo_lit.batch import Prompt, StepBatch
+from capo_lit.batch.facts import Prompt
+from capo_lit.batch.step import StepBatch
+from capo_lit.core.errors import ConfigError, DataError
 from capo_lit.data.loader import PromptLoader
 from capo_lit.data.render import PromptTemplate, Renderer
 from capo_lit.data.sources import Problem, PromptSource
-from capo_lit.errors import ConfigError, DataError
-from capo_lit.verifier import Verifier
+from capo_lit.verifier.pool import Verifier
 
 log = logging.getLogger(__name__)
 Item = TypeVar("Item")

@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from capo_lit.core.errors import ConfigError, DataError
 from capo_lit.data.chats import is_chat, prompt_turns, readable, reply_text
 from capo_lit.data.gold import EXTRACTIONS, Extraction, different
 from capo_lit.data.rows import Row
 from capo_lit.data.values import lookup, text_field, text_of
 from capo_lit.engines.base import Message
-from capo_lit.errors import ConfigError, DataError
 
 ListRule = Literal["any", "all"]
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from capo_lit.core.errors import ConfigError, DataError, EngineError, one_line
 from capo_lit.engines.base import Message
 from capo_lit.engines.chat import render_chat, template_errors
-from capo_lit.errors import ConfigError, DataError, EngineError, one_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from capo_lit.errors import DataError
+from capo_lit.core.errors import DataError
 
 Row = Mapping[str, Any]
 Numbered = Iterator[tuple[int, Row]]

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
+from capo_lit.core.errors import DataError
 from capo_lit.data.module import CHAT, RenderedData, render_ids
 from capo_lit.data.render import PromptTemplate, Renderer
 from capo_lit.data.sources import Problem, PromptSource
-from capo_lit.errors import DataError
 
 Demonstration = tuple[tuple[int, ...], int]
 

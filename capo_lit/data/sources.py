@@ -6,9 +6,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from capo_lit.core.errors import ConfigError, DataError
 from capo_lit.data.problem import Fields, Problem, read_problem
 from capo_lit.data.rows import Row, read_rows
-from capo_lit.errors import ConfigError, DataError
 
 __all__ = ["Fields", "FileSource", "HubSource", "Problem", "PromptSource", "ReasoningGymSource"]
 

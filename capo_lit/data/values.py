@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
+from capo_lit.core.errors import DataError
 from capo_lit.data.rows import Row
-from capo_lit.errors import DataError
 
 _EXACT = 2**53
 """From here on a float has no digit after the point, and not every whole number."""

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from capo_lit.batch import Completion
-from capo_lit.sampling import Sampling
+from capo_lit.batch.facts import Completion
+from capo_lit.batch.sampling import Sampling
 
 __all__ = ["Engine", "Message", "Request", "Sampling", "SyncsWeights", "as_completed"]
 

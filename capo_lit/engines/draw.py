@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from capo_lit.engines.base import Sampling
+from capo_lit.batch.sampling import Sampling
 
 
 def draw(

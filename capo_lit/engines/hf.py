@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from capo_lit.batch import FinishReason, pad_rows
-from capo_lit.engines.base import Request, Sampling
+from capo_lit.batch.facts import FinishReason
+from capo_lit.batch.sampling import Sampling
+from capo_lit.batch.step import pad_rows
+from capo_lit.core.errors import ConfigError, EngineError
+from capo_lit.engines.base import Request
 from capo_lit.engines.draw import draw
-from capo_lit.engines.prompt_scores import Pair, Score, ScoresPrompts, hf_scores
-from capo_lit.engines.queue import Generated
+from capo_lit.engines.local import Generated
+from capo_lit.engines.scores import Pair, Score, ScoresPrompts, hf_scores
 from capo_lit.engines.weights import ParameterNames
-from capo_lit.errors import ConfigError, EngineError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

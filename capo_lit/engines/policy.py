@@ -6,11 +6,11 @@ from typing import Literal, get_args
 
 import torch
 
-from capo_lit.batch import Completion
+from capo_lit.batch.facts import Completion
+from capo_lit.core.errors import ConfigError
 from capo_lit.engines.base import Engine, Request
-from capo_lit.engines.queue import LocalEngine
+from capo_lit.engines.local import LocalEngine
 from capo_lit.engines.vllm import VLLMEngine
-from capo_lit.errors import ConfigError
 
 Weights = Literal["current", "initial"]
 

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from capo_lit.batch import FinishReason
+from capo_lit.batch.facts import FinishReason
+from capo_lit.core.errors import EngineError, check_settings
 from capo_lit.engines import vllm_process
 from capo_lit.engines.base import Request
 from capo_lit.engines.fence import process_fence, random_fence
-from capo_lit.engines.prompt_scores import Pair, Score, ScoresPrompts, vllm_scores
-from capo_lit.engines.queue import Generated
+from capo_lit.engines.local import Generated
+from capo_lit.engines.scores import Pair, Score, ScoresPrompts, vllm_scores
 from capo_lit.engines.vllm_params import sampling_params
 from capo_lit.engines.weights import ParameterNames
-from capo_lit.errors import EngineError, check_settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -135,7 +135,7 @@ class VLLMEngine(ScoresPrompts):
                     f"no vllm ({error})",
                     "vllm installed",
                     self._name,
-                    "pip install 'capo_lit[vllm]' (GPU) or 'capo_lit[cpu]', or take capo_lit.engines.hf.HFEngine",
+                    "pip install 'capo_lit[vllm]' (GPU) or 'capo_lit[cpu]', or take capo_lit.HFEngine",
                 ) from error
             vllm_process.prepare()
             self._cpu = bool(current_platform.is_cpu())

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from capo_lit.errors import EngineError
+from capo_lit.core.errors import EngineError
 
 
 @dataclass(frozen=True, slots=True)

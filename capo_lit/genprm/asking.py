@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from capo_lit.batch import Completion, Critique, FinishReason, Rollout
+from capo_lit.batch.facts import Completion, Critique, FinishReason, Rollout
 from capo_lit.core.votes import VoteRule, settled
 from capo_lit.engines.base import Request
 from capo_lit.genprm.parse import parse_critique

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 
-from capo_lit.batch import Critique, CritiquedRollout, Rollout, Span
+from capo_lit.batch.facts import Critique, CritiquedRollout, Rollout, Span
 from capo_lit.core.votes import VoteRule, tally
 
 

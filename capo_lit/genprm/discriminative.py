@@ -7,11 +7,12 @@ from typing import Any, Literal
 
 import torch
 
-from capo_lit.batch import Critique, CritiquedRollout, Rollout, pad_rows
-from capo_lit.errors import JudgeError, check_settings
+from capo_lit.batch.facts import Critique, CritiquedRollout, Rollout
+from capo_lit.batch.step import pad_rows
+from capo_lit.core.errors import JudgeError, check_settings
+from capo_lit.core.microbatches import plan_microbatches
 from capo_lit.genprm.base import StepJudge, critiqued, step_texts
 from capo_lit.genprm.neutral import neutralise
-from capo_lit.scoring import plan_microbatches
 
 _PROBLEM = "{problem}"
 

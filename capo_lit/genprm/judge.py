@@ -7,19 +7,19 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 
-from capo_lit.batch import Completion, CritiquedRollout, Rollout
+from capo_lit.batch.facts import ABORTED, Completion, CritiquedRollout, Rollout
+from capo_lit.batch.sampling import Sampling
+from capo_lit.core.errors import EngineError
+from capo_lit.core.seeding import derive_seed
 from capo_lit.core.votes import VoteRule
-from capo_lit.engines.base import Engine, Request, Sampling
+from capo_lit.engines.base import Engine, Request
 from capo_lit.engines.policy import PolicyEngine
-from capo_lit.errors import EngineError
-from capo_lit.facts import ABORTED
 from capo_lit.genprm.asking import Ask, Asking
 from capo_lit.genprm.base import StepJudge, critiqued, step_texts
 from capo_lit.genprm.judge_settings import check_schema, check_votes, check_wave
 from capo_lit.genprm.prompts import load_template
 from capo_lit.genprm.render import render_messages
 from capo_lit.genprm.store import CritiqueStore, StoreKey, judge_identity
-from capo_lit.seeding import derive_seed
 
 _SAMPLING = Sampling(temperature=0.8, max_tokens=2048)
 # How long one wait may last before deadlines are looked at again, seconds.

@@ -2,9 +2,10 @@
 
 from typing import get_args
 
+from capo_lit.batch.sampling import Sampling
+from capo_lit.core.errors import ConfigError, check_settings
 from capo_lit.core.votes import VoteRule
-from capo_lit.engines.base import Engine, Sampling
-from capo_lit.errors import ConfigError, check_settings
+from capo_lit.engines.base import Engine
 from capo_lit.genprm.prompts import Template
 
 

@@ -8,18 +8,19 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from capo_lit.batch import Completion, Prompt
+from capo_lit.batch.facts import Completion, Prompt
+from capo_lit.batch.sampling import Sampling
+from capo_lit.core.errors import ConfigError, EngineError, JudgeError, check_settings
+from capo_lit.core.seeding import derive_seed
 from capo_lit.core.votes import settled, tally
-from capo_lit.engines.base import Engine, Request, Sampling
-from capo_lit.errors import ConfigError, EngineError, JudgeError, check_settings
+from capo_lit.engines.base import Engine, Request
 from capo_lit.genprm.boxes import boxes_of
 from capo_lit.genprm.prompts import PACKAGED, load_template
 from capo_lit.genprm.render import render_messages
 from capo_lit.genprm.spoken import Quotations, spoken, unfenced
 from capo_lit.genprm.verdict_boxes import boxed_verdict, echoes
-from capo_lit.outcomes import OutcomeSource
-from capo_lit.seeding import derive_seed
-from capo_lit.verifier import Outcome
+from capo_lit.verifier.outcomes import OutcomeSource
+from capo_lit.verifier.pool import Outcome
 
 _SAMPLING = Sampling(temperature=0.8, max_tokens=2048)
 _VERDICT = re.compile(r"(?:\\(?:text|mathrm|textbf|mathbf)\{)?[\s*$]*(yes|no)[\s*$.!]*\}?", re.IGNORECASE)

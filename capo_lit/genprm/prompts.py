@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from capo_lit.errors import ConfigError
+from capo_lit.core.errors import ConfigError
 from capo_lit.genprm.spoken import JSON_KEY
 
 PACKAGED = Path(__file__).parent / "templates"

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from capo_lit.errors import ConfigError
+from capo_lit.core.errors import ConfigError
 from capo_lit.genprm.neutral import neutralise
 from capo_lit.genprm.prompts import Template, load_template
 

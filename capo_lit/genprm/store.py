@@ -13,9 +13,10 @@ from typing import Protocol, runtime_checkable
 
 from tenacity import Retrying, retry_if_exception_message, stop_after_delay, wait_random
 
-from capo_lit.batch import FinishReason
-from capo_lit.engines.base import Engine, Message, Request, Sampling
-from capo_lit.errors import ConfigError, DataError
+from capo_lit.batch.facts import FinishReason
+from capo_lit.batch.sampling import Sampling
+from capo_lit.core.errors import ConfigError, DataError
+from capo_lit.engines.base import Engine, Message, Request
 
 SCHEMA_VERSION = 1
 _BUSY_S = 60.0  # how long a writer waits for the others; one write takes well below a millisecond

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from tests import tiny_llama
 from tests.parity import trl_world
 from tests.parity.fixed import MAX_LENGTH, Fixed, build
+from tests.support import tiny_llama
 
 
 @pytest.fixture(scope="package")

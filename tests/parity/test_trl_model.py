@@ -4,15 +4,16 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
+from capo_lit.batch.credit import CreditConfig
+from capo_lit.batch.sampling import Sampling
 from capo_lit.core.loss import loss_means, policy_loss
-from capo_lit.sampling import Sampling
-from capo_lit.scoring import response_logprobs
-from capo_lit.settings import CreditConfig, LossConfig
-from tests import tiny_llama
+from capo_lit.training.logprobs import response_logprobs
+from capo_lit.training.settings import LossConfig
 from tests.parity import trl_world
 from tests.parity.agreement import TOLERANCE, assert_agree, assert_vectors_agree
 from tests.parity.fixed import cycle
-from tests.unit.test_module import fit, make_batch
+from tests.support import tiny_llama
+from tests.training.test_module import fit, make_batch
 
 pytestmark = pytest.mark.parity
 

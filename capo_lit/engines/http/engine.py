@@ -10,7 +10,8 @@ from threading import Event, Lock
 from time import perf_counter
 from typing import Any
 
-from capo_lit.batch import Completion
+from capo_lit.batch.facts import Completion
+from capo_lit.core.errors import ConfigError, EngineError, check_settings
 from capo_lit.engines.base import Engine, Request
 from capo_lit.engines.http.protocol import AttemptError, body_of, read_reply, status_error
 from capo_lit.engines.http.servers import (
@@ -24,7 +25,6 @@ from capo_lit.engines.http.servers import (
     transport_to,
 )
 from capo_lit.engines.http.session import Session
-from capo_lit.errors import ConfigError, EngineError, check_settings
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from functools import cache
 from time import perf_counter
 from typing import Any
 
-from capo_lit.batch import Completion, FinishReason
+from capo_lit.batch.facts import Completion, FinishReason
 from capo_lit.engines.base import Request
 
 log = logging.getLogger(__name__)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import parse_qsl, urlsplit
 from urllib.request import proxy_bypass
 
+from capo_lit.core.errors import ConfigError
 from capo_lit.engines.http.protocol import AttemptError
-from capo_lit.errors import ConfigError
 
 if TYPE_CHECKING:
     from httpx2 import AsyncHTTPTransport

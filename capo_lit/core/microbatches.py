@@ -1,0 +1,32 @@
+"""Micro-batches of a token budget: how rows are cut into them, and how much of them is padding."""
+
+from collections.abc import Sequence
+
+
+def plan_microbatches(lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Cut rows into micro-batches of at most `budget` padded tokens.
+
+    Rows are taken in order of length, so that rows padded to one width have nearly that width.
+
+    Args:
+        lengths: tokens of each row, prompt and response together.
+        budget: largest rows x width of a micro-batch; a row longer than the budget gets one of its own.
+
+    Returns:
+        Row indices of each micro-batch; every row stands in exactly one. The longest come first, so that memory that
+        does not suffice fails at once.
+    """
+    plan: list[list[int]] = []
+    for row in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
+        width = lengths[plan[-1][0]] if plan else 0
+        if plan and (len(plan[-1]) + 1) * width <= budget:
+            plan[-1].append(row)
+        else:
+            plan.append([row])
+    return plan
+
+
+def padding_share(lengths: Sequence[int], plan: Sequence[Sequence[int]]) -> float:
+    """Share of padding among the tokens of the micro-batches, in [0, 1)."""
+    padded = sum(len(rows) * max(lengths[row] for row in rows) for rows in plan)
+    return 1.0 - sum(lengths) / padded if padded else 0.0

@@ -1,0 +1,1 @@
+"""What is measured: names of metrics, validation, cost, judges on labelled solutions, benchmarks."""

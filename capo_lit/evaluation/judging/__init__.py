@@ -1,0 +1,1 @@
+"""How good a judge is, on solutions whose first wrong step is known."""

@@ -1,0 +1,1 @@
+"""Runs compared: systems, statistics, compute, figures, the page and the table of a sweep."""

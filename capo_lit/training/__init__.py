@@ -1,0 +1,1 @@
+"""The LightningModules, their settings and callbacks."""

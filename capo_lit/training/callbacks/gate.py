@@ -1,0 +1,207 @@
+"""Measures the judge on labelled solutions; where it is not good enough, takes away its weight or stops the run."""
+
+import logging
+from typing import Any, Literal, get_args
+
+import torch
+from lightning.pytorch import Callback, Trainer
+
+from capo_lit.batch.step import StepBatch
+from capo_lit.core.errors import ConfigError, DataError, JudgeError, check_settings
+from capo_lit.core.seeding import derive_seed
+from capo_lit.evaluation.cost import Ledger
+from capo_lit.evaluation.judging.labelled import LabelledSource
+from capo_lit.evaluation.judging.scores import first_wrong, processbench_scores
+from capo_lit.evaluation.judging.solutions import Solution
+from capo_lit.genprm.base import StepJudge
+from capo_lit.training.callbacks.critique import CritiqueCallback
+
+log = logging.getLogger(__name__)
+Action = Literal["scale", "refuse"]
+
+# Solutions handed to the judge at a time, so that none waits for its turn until its deadline is past.
+_CHUNK = 16
+
+
+def judge_f1(judge: StepJudge, solutions: list[Solution], seed: int, ledger: Ledger | None = None) -> float:
+    """F1 of a judge's voted verdicts on labelled solutions, as ProcessBench has it.
+
+    F1 = 2ab / (a + b), where a is the share of erroneous solutions whose first wrong step was named, and b the share
+    of right ones in which none was. A solution without a valid critique counts as answered wrongly.
+
+    Args:
+        judge: what is measured.
+        solutions: with labels, of both kinds.
+        seed: of the critiques.
+        ledger: of the run, which they are entered in.
+
+    Returns:
+        F1, in [0, 1].
+
+    Raises:
+        DataError: if all solutions are right, or all are wrong.
+    """
+    predictions: list[int | None] = [None] * len(solutions)
+    for start in range(0, len(solutions), _CHUNK):
+        part = [solution.rollout(start + index) for index, solution in enumerate(solutions[start : start + _CHUNK])]
+        items = list(judge.judge(part, seed))
+        if ledger is not None:
+            ledger.add_critiques(judge, items, trained=False)
+        for item in items:
+            if item.verdict.valid:
+                predictions[item.rollout.row] = first_wrong(item.verdict.step_error)
+    scores = processbench_scores([-1 if s.label is None else s.label for s in solutions], predictions)
+    if scores.f1 is None:
+        raise DataError(
+            f"{scores.erroneous} labelled solutions with a wrong step and {scores.correct} without",
+            "some of each",
+            "JudgeGateCallback",
+            "labelled",
+        )
+    return scores.f1
+
+
+class JudgeGateCallback(Callback):
+    """Scores the CritiqueCallback's judge before training, and again every n steps.
+
+    Below the threshold the process weight is scaled down, or the run ends:
+    W_process * clamp((F1 - floor) / (threshold - floor), 0, 1). At a scale of 0 the run goes on with outcomes alone.
+    Its critiques are still asked and recorded, and a later score at or above the threshold restores the weight. The
+    scale is a buffer of the module and the score is this callback's state, so that a resumed run has both and does not
+    score again before the next n steps are over.
+
+    Args:
+        labelled: where solutions with labels come from; all of them are judged together.
+        every_n_steps: rollout steps between two scores; 0 scores once, before training.
+        threshold: F1 in [0, 1] from which the judge counts in full.
+        floor: F1 at and below which the process weight is 0; at most the threshold.
+        action: below the threshold, "scale" the process weight down or "refuse" to train.
+        seed: of the judge's critiques here.
+    """
+
+    def __init__(
+        self,
+        labelled: list[LabelledSource],
+        every_n_steps: int = 0,
+        threshold: float = 0.5,
+        floor: float = 0.25,
+        action: Action = "scale",
+        seed: int = 0,
+    ) -> None:
+        checks = (
+            (bool(labelled), "no source of labelled solutions", "at least one", "labelled"),
+            (every_n_steps >= 0, f"every_n_steps {every_n_steps}", "an integer >= 0", "every_n_steps"),
+            (
+                0 <= floor <= threshold <= 1,
+                f"floor {floor}, threshold {threshold}",
+                "0 <= floor <= threshold <= 1",
+                "floor or threshold",
+            ),
+            (action in get_args(Action), f"action {action!r}", f"one of {', '.join(get_args(Action))}", "action"),
+        )
+        check_settings(checks, "JudgeGateCallback")
+        self.labelled, self.every_n_steps, self.seed = labelled, every_n_steps, seed
+        self.threshold, self.floor, self.action = threshold, floor, action
+        self.f1: float | None = None
+        self._solutions: list[Solution] = []
+
+    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        """Load the labelled solutions, before anything is generated."""
+        if stage != "fit" or self._solutions:
+            return
+        if not hasattr(pl_module, "process_scale"):
+            raise ConfigError(
+                f"a judge gate on {type(pl_module).__name__}", "a CapoModule", change="--trainer.callbacks"
+            )
+        self._solutions = [solution for source in self.labelled for solution in source.load()]
+
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """Score the judge, unless a checkpoint brought its score, and act on it.
+
+        Raises:
+            JudgeError: if the judge is below the threshold and the action is to refuse.
+        """
+        critique = _critique(trainer, pl_module)
+        if critique is None:
+            log.info("judge gate: idle, for the process weight is 0")
+            return
+        if self.f1 is None:
+            self._score(trainer, pl_module, critique, step=0)
+        self._act(pl_module)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Score the judge again when n steps are over.
+
+        Raises:
+            JudgeError: as in on_train_start.
+        """
+        if not isinstance(batch, StepBatch) or not self.every_n_steps or batch.step == 0:
+            return
+        critique = _critique(trainer, pl_module)
+        if critique is not None and batch.step % self.every_n_steps == 0:
+            self._score(trainer, pl_module, critique, batch.step)
+            self._act(pl_module)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Log the last score and the scale in force."""
+        if self.f1 is not None and isinstance(batch, StepBatch):
+            values = {"critique/gate_f1": self.f1, "critique/process_scale": float(pl_module.process_scale)}
+            pl_module.log_metrics(values, len(batch))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The last score."""
+        return {"f1": self.f1}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up the score of a checkpoint."""
+        self.f1 = state_dict["f1"]
+
+    def scale(self, f1: float) -> float:
+        """The factor on the process weight that a score earns, in [0, 1]."""
+        if f1 >= self.threshold:
+            return 1.0
+        return max(0.0, f1 - self.floor) / (self.threshold - self.floor) if f1 > self.floor else 0.0
+
+    def _score(self, trainer: Trainer, pl_module: Any, critique: CritiqueCallback, step: int) -> None:
+        judge = critique.judge
+        if getattr(judge, "reference", False):
+            bare = [s.uid for s in self._solutions if not (s.reference or s.answer)]
+            if bare:
+                got = f"{len(bare)} labelled solutions without reference and answer (first: {bare[0]})"
+                raise DataError(got, "one of them to show the judge", "JudgeGateCallback", "labelled")
+        if pl_module.sampler is not None:
+            pl_module.sampler.push(pl_module)  # the judge may be on the policy's own engine
+        f1 = judge_f1(judge, self._solutions, derive_seed(self.seed, "gate", step), critique.ledger)
+        # The same scale on every data-parallel rank, whatever its own engine drew.
+        local = torch.tensor(f1, dtype=torch.float64, device=trainer.strategy.root_device)
+        self.f1 = float(trainer.strategy.reduce(local, reduce_op="mean"))
+
+    def _act(self, pl_module: Any) -> None:
+        """Set the scale, and say so."""
+        f1 = self.f1 or 0.0
+        if f1 < self.threshold and self.action == "refuse":
+            raise JudgeError(
+                f"a judge with an F1 of {f1:.3f} on {len(self._solutions)} labelled solutions",
+                f"at least {self.threshold}",
+                "JudgeGateCallback",
+                "--critique.judge, or threshold, or action scale",
+            )
+        factor = self.scale(f1)
+        pl_module.process_scale.fill_(factor)
+        if factor < 1:
+            log.warning(
+                "JUDGE GATE: F1 %.3f on %d labelled solutions is below %.3f: the process weight is scaled by %.3f%s",
+                f1,
+                len(self._solutions),
+                self.threshold,
+                factor,
+                "" if factor else "; training goes on with outcomes alone",
+            )
+        else:
+            log.info("judge gate: F1 %.3f on %d labelled solutions", f1, len(self._solutions))
+
+
+def _critique(trainer: Trainer, pl_module: Any) -> CritiqueCallback | None:
+    """The callback whose judge the training steps ask; None if nothing is weighed by it."""
+    callbacks = [] if pl_module.credit.w_process == 0 else trainer.callbacks  # type: ignore[attr-defined]
+    return next((c for c in callbacks if isinstance(c, CritiqueCallback) and c.judge is not None), None)

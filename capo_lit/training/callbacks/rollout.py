@@ -1,0 +1,143 @@
+"""Fills a batch with rollouts: syncs stale weights into the engine, samples, verifies."""
+
+import time
+from typing import Any
+
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.utilities import rank_zero_info
+
+from capo_lit.batch.sampling import Sampling
+from capo_lit.batch.step import StepBatch
+from capo_lit.core.errors import ConfigError
+from capo_lit.core.steps import Style
+from capo_lit.engines.base import Engine
+from capo_lit.engines.policy import bind_policy
+from capo_lit.evaluation.cost import AsksEngine, Growth, Ledger, cost_metrics, outcome_cost
+from capo_lit.evaluation.step import outcome_metrics, rollout_metrics
+from capo_lit.training.rollouts import Sampler
+from capo_lit.verifier.outcomes import OutcomeSource
+from capo_lit.verifier.pool import Verifier
+
+
+class RolloutCallback(Callback):
+    """Samples g rollouts per prompt before each training step, and k samples plus a greedy one for evaluation.
+
+    Args:
+        engine: what generates; it must be able to take the policy's weights.
+        verifier: what says by rule whether an answer is right.
+        group_size: g, rollouts per prompt.
+        sampling: how training rollouts are drawn.
+        eval_samples: k, samples per problem in validation and test, for avg@k and pass@k.
+        eval_sampling: how they are drawn; each problem is also answered once at temperature 0.
+        max_probe_gap: largest mean |engine - trainer| logprob tolerated after the first weight push; null takes 1e-3
+            where both compute in fp32 and 0.15 elsewhere.
+        seed: of the run.
+        outcomes: what says whether a training rollout is right in the verifier's place, such as a GenORM; null takes
+            the verifier. Evaluations always take the verifier, so that what they report stays an accuracy by rule.
+        style: how a response is cut into steps: paragraph, line or tags.
+    """
+
+    def __init__(  # noqa: PLR0913  (every one is a setting of its own in a config)
+        self,
+        engine: Engine,
+        verifier: Verifier,
+        group_size: int = 8,
+        sampling: Sampling = Sampling(),
+        eval_samples: int = 8,
+        eval_sampling: Sampling = Sampling(),
+        max_probe_gap: float | None = None,
+        seed: int = 0,
+        outcomes: OutcomeSource | None = None,
+        style: Style = "paragraph",
+    ) -> None:
+        if sampling.temperature == 0:
+            raise ConfigError(
+                "temperature 0",
+                "a temperature > 0, since greedy groups are identical",
+                change="--rollout.sampling.temperature",
+            )
+        if group_size < 2:
+            raise ConfigError(
+                f"group_size {group_size}", "at least 2 rollouts per prompt", change="--rollout.group_size"
+            )
+        self.sampler = Sampler(engine, style, max_probe_gap, seed)
+        self.verifier, self.outcomes = verifier, outcomes
+        self.group_size, self.sampling = group_size, sampling
+        self.eval_samples, self.eval_sampling = eval_samples, eval_sampling
+        self._sync_s = 0.0
+        self._outcome_ledger, self._votes = Ledger(), Growth()
+
+    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        """Refuse combinations that would train on wrong numbers, before anything is generated."""
+        cap = getattr(getattr(pl_module, "loss", None), "importance_cap", None)
+        if stage == "fit" and cap is not None and self.sampling.truncates:
+            raise ConfigError(
+                f"sampling with top_p {self.sampling.top_p} and top_k {self.sampling.top_k} while the importance "
+                "correction is on: the engine's probabilities are renormalised, and every ratio would be biased",
+                "top_p 1 and top_k 0",
+                change="--rollout.sampling, or --model.loss.importance_cap null",
+            )
+        pl_module.sampler = self.sampler
+        bind_policy(self.outcomes, self.sampler.engine, pl_module.policy_path)
+        pl_module.setup_evaluation(self.eval_samples, self.eval_sampling)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Start the rollouts of a step; they finish while the next reader draws them from the batch."""
+        if not isinstance(batch, StepBatch):  # a supervised batch has its responses already
+            return
+        self._started = time.perf_counter()
+        self._sync(pl_module, batch)
+        source, purpose = self.outcomes or self.verifier, ("rollout", batch.step)
+        rollouts = self.sampler.sample(batch.prompts, self.group_size, self.sampling, source, purpose)
+        batch.set_rollouts(rollouts, self.sampling)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Log what was sampled."""
+        if isinstance(batch, StepBatch):
+            values = rollout_metrics(batch.require_rollouts(), batch.rollout_seconds)
+            values |= {"time/sync_s": self._sync_s, "time/step_s": time.perf_counter() - self._started}
+            values |= self._outcome_metrics()
+            pl_module.log_metrics(values, len(batch))
+
+    def state_dict(self) -> dict[str, float]:
+        """What the judge of outcomes has taken so far, for the checkpoint."""
+        return dict(self._outcome_ledger.total)
+
+    def load_state_dict(self, state_dict: dict[str, float]) -> None:
+        """Go on with the ledger of the run that is resumed."""
+        self._outcome_ledger.total = dict(state_dict)
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: Any, batch: StepBatch, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Sample k rollouts and a greedy one for every problem, with seeds that are the same at every evaluation."""
+        self._sync(pl_module, batch)
+        rollouts = self.sampler.sample(
+            batch.prompts, self.eval_samples, self.eval_sampling, self.verifier, ("eval",), greedy=True
+        )
+        batch.set_rollouts(rollouts, self.eval_sampling)
+
+    on_test_batch_start = on_validation_batch_start
+    on_predict_batch_start = on_validation_batch_start
+
+    def teardown(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        """Stop the verifier's processes. Engines stay: they are built once per process."""
+        self.verifier.close()
+        if self.outcomes is not None:
+            self.outcomes.close()
+
+    def _outcome_metrics(self) -> dict[str, float]:
+        """What a judge of outcomes did in this step, and in the run; empty for a rule."""
+        if not isinstance(self.outcomes, AsksEngine):
+            return {}
+        counts, ledger = self._votes.of(self.outcomes.counters), self._outcome_ledger
+        ledger.add(outcome_cost(counts))
+        values = outcome_metrics(counts, ledger.add_engine(self.outcomes))
+        return values | cost_metrics(ledger.total, "outcome", "_run")
+
+    def _sync(self, pl_module: Any, batch: StepBatch) -> None:
+        started = time.perf_counter()
+        if self.sampler.sync(pl_module, batch.prompts[0]):
+            gap = self.sampler.probe_gap
+            rank_zero_info(f"engine and trainer agree: mean |logprob difference| {gap:.1e} on a probe")
+        self._sync_s = time.perf_counter() - started

@@ -1,0 +1,197 @@
+"""CapoModule: token rewards and advantages from the verdicts, and the PPO-clip update. Facts in, gradient out."""
+
+import time
+from collections.abc import Iterator
+from functools import reduce
+from operator import add
+from typing import Any
+
+import torch
+
+from capo_lit.batch.credit import CreditConfig, assign_credit, credit_metrics
+from capo_lit.batch.facts import TokenTable
+from capo_lit.batch.step import StepBatch
+from capo_lit.core.errors import BatchError
+from capo_lit.core.loss import Sums, add_sums, loss_means, loss_normalizer, policy_loss
+from capo_lit.core.microbatches import padding_share, plan_microbatches
+from capo_lit.core.seeding import derive_seed
+from capo_lit.training.logprobs import response_logprobs
+from capo_lit.training.policy import PolicyModule, load_policy
+from capo_lit.training.settings import LossConfig, OptimConfig, UpdateConfig
+
+
+class CapoModule(PolicyModule):
+    """A policy trained by CAPO; with w_process 0 and estimator `sequence` it is GRPO.
+
+    Token rewards R = r * W_whole - e * W_process; advantages over the group; PPO-clip (arXiv 2508.02298).
+
+    Args:
+        policy: directory or hub id of a Hugging Face causal LM.
+        optim: optimizer and schedule.
+        credit: token rewards and advantages.
+        loss: the clipped loss.
+        update: micro-batches, minibatches and memory.
+        seed: of the run; every random number derives from it and the step.
+    """
+
+    def __init__(
+        self,
+        policy: str,
+        optim: OptimConfig = OptimConfig(),
+        credit: CreditConfig = CreditConfig(),
+        loss: LossConfig = LossConfig(),
+        update: UpdateConfig = UpdateConfig(),
+        seed: int = 0,
+    ) -> None:
+        super().__init__(policy, optim, update, seed)
+        self.credit, self.loss = credit, loss
+        # Factor on w_process, in [0, 1], that a judge gate sets at run time; in the state dict, so that it is resumed.
+        self.register_buffer("process_scale", torch.ones((), dtype=torch.float32))
+        self.process_scale: torch.Tensor
+        # Not a submodule: the reference never changes, so it stays out of optimizer and checkpoints.
+        self._reference: Any = None
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the full process weight from a checkpoint of before there was a judge gate."""
+        checkpoint.get("state_dict", {}).setdefault("process_scale", torch.ones((), dtype=torch.float32))
+
+    def training_step(self, batch: StepBatch, batch_idx: int) -> None:
+        """One step of CAPO: token rewards and advantages from what was gathered, then PPO-clip on them."""
+        batch.require_rollouts()  # waits for them, so that the time below is the update's
+        started = time.perf_counter()
+        table = self.assign_credit(batch)
+        values = self.update_policy(table, batch.step)
+        batch.set_credit(table)
+        seconds = time.perf_counter() - started
+        values |= {"time/update_s": seconds, "policy/train_tokens_per_s": sum(table.lengths) / seconds}
+        self.log_metrics(values | self.credit_metrics(table), len(batch))
+
+    def assign_credit(self, batch: StepBatch) -> TokenTable:
+        """Facts to token rewards and advantages."""
+        return assign_credit(batch, self.credit, float(self.process_scale))
+
+    def credit_metrics(self, table: TokenTable) -> dict[str, float]:
+        """What to log of the credit."""
+        return credit_metrics(table)
+
+    def update_policy(self, table: TokenTable, step: int) -> dict[str, float]:
+        """All optimizer steps of one batch of rollouts; fills the table's logprobs, and returns what to log.
+
+        Raises:
+            BatchError: if the importance correction is on and the engine gave no logprobs.
+            UpdateError: if a gradient is not finite.
+        """
+        if self.loss.importance_cap is not None and table.engine_logprobs is None:
+            raise _no_engine_logprobs(table, self.loss.importance_cap, step)
+        updates = list(self._minibatches(len(table.rollouts), step))
+        on_policy = len(updates) == 1  # then its own forward gives the old logprobs
+        if not on_policy:
+            self._fill_logprobs(table)
+        sums: Sums = {}
+        losses: Sums = {}
+        norms: list[float] = []
+        optimizer, lengths = self.optimizers(), table.lengths
+        for picked in updates:
+            normalizer = self._normalizer(table.mask[picked], table.max_tokens)
+            plan = plan_microbatches([lengths[row] for row in picked], self._budget)
+            for index, chosen in enumerate(plan):
+                # Data-parallel ranks exchange gradients once per update, with its last micro-batch.
+                with optimizer.toggle_model(sync_grad=index == len(plan) - 1):  # type: ignore[union-attr]
+                    parts, part_sums = self._losses(table, [picked[row] for row in chosen], normalizer, on_policy)
+                    # One backward for all, or data-parallel ranks would exchange gradients more than once.
+                    self.manual_backward(reduce(add, parts.values()))
+                sums = add_sums(sums, part_sums)
+                losses = add_sums(losses, {name: part.detach().double() for name, part in parts.items()})
+            norms.append(self.apply_gradient(optimizer))  # type: ignore[arg-type]
+        values = {name: float(total) / len(norms) for name, total in losses.items()}
+        return values | self._update_metrics(table, loss_means(sums)) | {"policy/grad_norm": sum(norms) / len(norms)}
+
+    @property
+    def _budget(self) -> int:
+        return self.update.tokens_per_microbatch
+
+    @torch.no_grad()
+    def _fill_logprobs(self, table: TokenTable) -> None:
+        """Logprobs and entropy before the first of several updates."""
+        for rows in plan_microbatches(table.lengths, self._budget):
+            logprobs, entropy = self._forward(table.take(rows, self.device))
+            table.put(rows, logprobs=logprobs, entropy=entropy)
+
+    def _losses(
+        self, table: TokenTable, rows: list[int], normalizer: float, on_policy: bool
+    ) -> tuple[dict[str, torch.Tensor], Sums]:
+        """The terms of one micro-batch's loss, by the metric that logs them, and the sums of its statistics."""
+        part = table.take(rows, self.device)
+        logprobs, entropy = self._forward(part)
+        if on_policy:
+            table.put(rows, logprobs=logprobs, entropy=entropy)
+        config = self.loss
+        loss, sums = policy_loss(
+            logprobs,
+            logprobs.detach() if on_policy else part.logprobs,
+            part.advantages,
+            part.mask,
+            clip_low=config.clip_low,
+            clip_high=config.clip_high,
+            dual_clip=config.dual_clip,
+            aggregation=config.aggregation,
+            normalizer=normalizer,
+            max_length=table.max_tokens,
+            ref_logprobs=self._reference_logprobs(part) if config.kl_coef > 0 else None,
+            kl_coef=config.kl_coef,
+            engine_logprobs=None if config.importance_cap is None else part.engine_logprobs,
+            importance_cap=config.importance_cap,
+        )
+        return {"policy/loss": loss}, sums
+
+    def _forward(self, part: TokenTable, model: Any = None) -> tuple[torch.Tensor, torch.Tensor]:
+        chunk = self.update.logits_chunk
+        return response_logprobs(model or self.policy, part.prompts, part.responses, part.temperature, chunk)
+
+    @torch.no_grad()
+    def _reference_logprobs(self, part: TokenTable) -> torch.Tensor:
+        if self._reference is None:
+            reference = load_policy(self.policy_path).to(self.device, self.policy.dtype).requires_grad_(False)
+            object.__setattr__(self, "_reference", reference)
+        return self._forward(part, self._reference)[0]
+
+    def _update_metrics(self, table: TokenTable, means: dict[str, float]) -> dict[str, float]:
+        """The policy/ family, but for the loss and its gradient."""
+        names = ["clip_low_frac", "clip_high_frac", "ratio_mean", "approx_kl"]
+        names += ["importance_mean", "importance_capped_frac"] if self.loss.importance_cap is not None else []
+        names += ["kl_ref"] if self.loss.kl_coef > 0 else []
+        tokens = table.mask.sum().clamp(min=1)
+        values = {f"policy/{name}": means[name] for name in names} | {
+            "policy/lr": self.last_lr,
+            "policy/entropy": float(table.entropy[table.mask].sum(dtype=torch.float64) / tokens),
+            "policy/version": float(self.version),
+            "policy/pad_frac": padding_share(table.lengths, plan_microbatches(table.lengths, self._budget)),
+        }
+        if table.engine_logprobs is not None:
+            gap = (table.logprobs - table.engine_logprobs).abs() * table.mask
+            values["policy/engine_logp_gap"] = float(gap.sum(dtype=torch.float64) / tokens)
+            values["policy/engine_logp_gap_max"] = float(gap.max()) if gap.numel() else 0.0
+        return values
+
+    def _normalizer(self, mask: torch.Tensor, max_tokens: int | None) -> float:
+        """The loss's denominator: the mean over data-parallel ranks, since their gradients are averaged."""
+        count = loss_normalizer(mask, self.loss.aggregation, max_tokens)
+        local = torch.tensor(count, dtype=torch.float64, device=self.device)
+        return float(self.trainer.strategy.reduce(local, reduce_op="mean"))
+
+    def _minibatches(self, n: int, step: int) -> Iterator[list[int]]:
+        count = min(self.update.minibatches, n)
+        for epoch in range(self.update.epochs):
+            generator = torch.Generator().manual_seed(derive_seed(self.seed, "minibatch", step, epoch))
+            order = torch.randperm(n, generator=generator).tolist() if count > 1 else list(range(n))
+            yield from (sorted(order[part::count]) for part in range(count))
+
+
+def _no_engine_logprobs(table: TokenTable, cap: float, step: int) -> BatchError:
+    missing = sum(rollout.completion.logprobs is None for rollout in table.rollouts)
+    return BatchError(
+        f"{missing} of {len(table.rollouts)} rollouts without the engine's logprobs, and importance_cap {cap:g}",
+        "the engine's logprob of every sampled token, which the importance correction divides by",
+        f"step {step}",
+        "--rollout.engine (one that gives logprobs), or --model.loss.importance_cap null, which corrects nothing",
+    )

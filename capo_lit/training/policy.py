@@ -1,0 +1,235 @@
+"""What every trainable policy shares: loading, optimizer, scoring, evaluation and export. CapoModule and SFTModule
+add their losses."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch.distributed.tensor import DTensor
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from capo_lit.batch.facts import Prompt
+from capo_lit.batch.sampling import Sampling
+from capo_lit.batch.step import StepBatch
+from capo_lit.core.errors import ConfigError, UpdateError
+from capo_lit.core.microbatches import plan_microbatches
+from capo_lit.core.seeding import derive_seed
+from capo_lit.evaluation.names import check_names, spec
+from capo_lit.evaluation.validation import Evaluation
+from capo_lit.training.logprobs import check_head, response_logprobs
+from capo_lit.training.rollouts import Sampler
+from capo_lit.training.schedule import lr_factor
+from capo_lit.training.settings import OptimConfig, UpdateConfig
+
+
+def load_policy(path: str, gradient_checkpointing: bool = False) -> Any:
+    """Load a causal LM in fp32 with every dropout off.
+
+    Dropout would make the trainer's policy another one than the engine's: with it the ratio of an unchanged policy is
+    not 1. Code from the model's repository is never run.
+
+    Raises:
+        ConfigError: if there is no such model, or its head is not supported.
+    """
+    try:
+        config = AutoConfig.from_pretrained(path)
+        text = config.get_text_config()
+        for name, value in text.to_dict().items():
+            if "dropout" in name and isinstance(value, float):
+                setattr(text, name, 0.0)
+        model = AutoModelForCausalLM.from_pretrained(path, config=config, dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"policy {path!r}, which does not load: {error}",
+            "a directory or hub id of a Hugging Face causal LM",
+            change="--policy",
+        ) from error
+    if gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    check_head(model)
+    return model.train()
+
+
+class PolicyModule(LightningModule):
+    """A causal LM that is trained by hand-driven optimizer steps and evaluated by sampling.
+
+    Args:
+        policy: directory or hub id of a Hugging Face causal LM.
+        optim: optimizer and schedule.
+        update: micro-batches and memory.
+        seed: of the run; every random number derives from it and the step.
+
+    Attributes:
+        sampler: whose engine follows these weights; RolloutCallback sets it, and other callbacks use it too.
+        evaluated_by: how evaluations sample, for their manifests.
+    """
+
+    def __init__(self, policy: str, optim: OptimConfig, update: UpdateConfig, seed: int) -> None:
+        super().__init__()
+        # Manual, so that one Lightning batch is one batch of rollouts whatever the number of optimizer steps.
+        self.automatic_optimization = False
+        self.policy_path, self.optim, self.update, self.seed = policy, optim, update, seed
+        self.policy = load_policy(policy, update.gradient_checkpointing)
+        # In the state dict: a policy loaded alone, by `capo validate`, knows its version too.
+        self.register_buffer("updates", torch.zeros((), dtype=torch.long))
+        self.updates: torch.Tensor
+        self.sampler: Sampler | None = None
+        self.evaluation: Evaluation | None = None
+        self.evaluated_by: dict[str, Any] = {}
+        self.last_lr = 0.0
+
+    @property
+    def version(self) -> int:
+        """Policy version: optimizer steps that the weights have seen."""
+        return int(self.updates)
+
+    def engine_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Names and detached tensors, as an engine that loads this architecture expects them."""
+        for name, parameter in self.policy.named_parameters():
+            tensor = parameter.detach()
+            yield name, tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+    def log_metrics(self, values: dict[str, float], batch_size: int) -> None:
+        """Log values whose names evaluation/names.py defines; means over data-parallel ranks."""
+        # The x-axis of every logger: optimizer steps, and not Lightning's count of batches from 0.
+        self.log("step", float(self.version), batch_size=batch_size)
+        for name, value in check_names(values).items():
+            self.log(name, value, prog_bar=spec(name).prog_bar, batch_size=batch_size, sync_dist=True)
+
+    @torch.no_grad()
+    def score(
+        self, prompts: Sequence[Prompt], responses: Sequence[Sequence[int]], temperature: float = 1.0
+    ) -> list[list[float]]:
+        """The trainer's own logprobs of responses, for comparison with an engine's.
+
+        Args:
+            prompts: r prompts.
+            responses: r sequences of token ids.
+            temperature: that they were sampled at.
+
+        Returns:
+            r lists of natural-log probabilities.
+        """
+        lengths = [len(p.ids) + len(r) for p, r in zip(prompts, responses, strict=True)]
+        scores: list[list[float]] = [[] for _ in responses]
+        for rows in plan_microbatches(lengths, self.update.tokens_per_microbatch):
+            picked = [responses[row] for row in rows]
+            with self.trainer.precision_plugin.forward_context():
+                logprobs, _ = response_logprobs(
+                    self.policy, [prompts[row].ids for row in rows], picked, temperature, self.update.logits_chunk
+                )
+            for row, line, response in zip(rows, logprobs.tolist(), picked, strict=True):
+                scores[row] = line[: len(response)]
+        return scores
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Draw this step's random numbers from the step itself, so that a resumed run draws the same."""
+        torch.manual_seed(derive_seed(self.seed, "update", batch.step, self.global_rank))
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """What the optimizer trains."""
+        return self.decay_groups(self.policy, self.optim.lr)
+
+    def decay_groups(self, model: torch.nn.Module, lr: float) -> list[dict[str, Any]]:
+        """A model's parameters as groups of the optimizer; only matrices are decayed."""
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        return [
+            {"params": [p for p in parameters if p.ndim >= 2], "lr": lr, "weight_decay": self.optim.weight_decay},
+            {"params": [p for p in parameters if p.ndim < 2], "lr": lr, "weight_decay": 0.0},
+        ]
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """AdamW with warm-up and schedule, stepped once per optimizer step."""
+        config = self.optim
+        optimizer = torch.optim.AdamW(self.parameter_groups(), betas=(config.beta1, config.beta2))
+        # A dry run has too few steps for a schedule, whose settings are not at fault.
+        schedule = "constant" if self.trainer.fast_dev_run else config.schedule  # type: ignore[attr-defined]
+        factor = lr_factor(schedule, config.warmup_steps, self.trainer.max_steps)
+        return {"optimizer": optimizer, "lr_scheduler": torch.optim.lr_scheduler.LambdaLR(optimizer, factor)}
+
+    def apply_gradient(self, optimizer: LightningOptimizer) -> float:
+        """Clip, step, advance the schedule and the version.
+
+        Returns:
+            The gradient's norm before clipping.
+
+        Raises:
+            UpdateError: if the norm is not finite; the weights are left as they were.
+        """
+        norm = self.clip_gradient(self.policy)
+        self.last_lr = float(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        optimizer.zero_grad()
+        self.lr_schedulers().step()  # type: ignore[union-attr]
+        self.updates += 1
+        return norm
+
+    def clip_gradient(self, model: torch.nn.Module) -> float:
+        """Scale the gradient of one model down to optim.grad_clip.
+
+        Returns:
+            Its norm before.
+
+        Raises:
+            UpdateError: if the norm is not finite.
+        """
+        limit = self.optim.grad_clip or float("inf")
+        norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), limit))
+        if not norm < float("inf"):
+            raise UpdateError(
+                f"a gradient of norm {norm}",
+                "a finite gradient",
+                f"policy version {self.version}",
+                "--model.optim.lr (lower) or --trainer.precision (32-true); the last checkpoint is intact",
+            )
+        return norm
+
+    def setup_evaluation(self, samples: int, sampling: Sampling) -> None:
+        """Prepare avg@k and pass@k for `samples` samples of every problem."""
+        self.evaluated_by = {"samples": samples, **asdict(sampling)}
+        self.evaluation = Evaluation(samples).to(self.device)
+
+    def validation_step(self, batch: StepBatch, batch_idx: int) -> None:
+        """Add one batch of rollouts to the metrics under val/."""
+        self._evaluation().add(batch)
+
+    def test_step(self, batch: StepBatch, batch_idx: int) -> None:
+        """Add one batch of rollouts to the metrics under test/."""
+        self._evaluation().add(batch)
+
+    def predict_step(self, batch: StepBatch, batch_idx: int) -> None:
+        """Wait for the rollouts of one batch; RecordCallback writes them."""
+        batch.require_rollouts()
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the metrics under val/."""
+        self._log_evaluation("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the metrics under test/."""
+        self._log_evaluation("test")
+
+    def export(self, directory: Path) -> None:
+        """Save the policy as a Hugging Face directory (weights only; the tokenizer is the caller's)."""
+        self.policy.save_pretrained(directory)
+
+    def _evaluation(self) -> Evaluation:
+        if self.evaluation is None:
+            raise ConfigError(
+                "validation without rollouts",
+                "RolloutCallback among the Trainer's callbacks",
+                change="add capo_lit.RolloutCallback",
+            )
+        return self.evaluation
+
+    def _log_evaluation(self, stage: str) -> None:
+        evaluation = self._evaluation()
+        values = {f"{stage}/{name}": value for name, value in evaluation.compute().items()}
+        # torchmetrics has reduced them over ranks: every rank logs the same numbers.
+        self.log_metrics(values, batch_size=1)
+        evaluation.reset()

@@ -1,0 +1,120 @@
+"""PPOModule: PPO with a value function and generalized advantages, the credit assignment that CAPO argues against."""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
+
+from capo_lit.batch.credit import CreditConfig, token_table
+from capo_lit.batch.facts import TokenTable
+from capo_lit.batch.step import StepBatch
+from capo_lit.core.gae import explained_variance, gae, timed_rewards, value_loss, whiten
+from capo_lit.core.loss import Sums
+from capo_lit.core.microbatches import plan_microbatches
+from capo_lit.training.capo import CapoModule
+from capo_lit.training.settings import LossConfig, OptimConfig, PPOConfig, UpdateConfig
+from capo_lit.training.value import ValueModel
+
+
+class PPOModule(CapoModule):
+    """A policy trained by PPO: a value model says what a token was worth, and no other rollout of its prompt is asked.
+
+    R[i,t] = [t is the last token] r * W_whole - e * W_process / |tokens of the step|; advantages by GAE over R and the
+    values; the policy's loss is CapoModule's, the values' a clipped squared error (arXiv 1506.02438, 1707.06347).
+    w_process 0 is plain PPO and needs no judge; above 0, wrong steps are dense rewards.
+
+    Args:
+        policy: directory or hub id of a Hugging Face causal LM; the value model starts from its backbone.
+        optim: optimizer and schedule.
+        credit: w_whole, w_process and max_abs_advantage; GAE takes the place of estimator and std_floor.
+        loss: the clipped loss of the policy; its aggregation is also that of the values' loss.
+        update: micro-batches, minibatches and memory.
+        ppo: values and advantages.
+        seed: of the run; every random number derives from it and the step.
+    """
+
+    def __init__(
+        self,
+        policy: str,
+        optim: OptimConfig = OptimConfig(),
+        credit: CreditConfig = CreditConfig(),
+        loss: LossConfig = LossConfig(),
+        update: UpdateConfig = UpdateConfig(),
+        ppo: PPOConfig = PPOConfig(),
+        seed: int = 0,
+    ) -> None:
+        super().__init__(policy, optim, credit, loss, update, seed)
+        self.ppo = ppo
+        self.value = ValueModel(self.policy)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Policy and value model in one optimizer: two would count every update twice in Lightning's steps."""
+        return [*super().parameter_groups(), *self.decay_groups(self.value, self.ppo.value_lr)]
+
+    def apply_gradient(self, optimizer: LightningOptimizer) -> float:
+        """Clip the two gradients, each by itself, and step.
+
+        Returns:
+            The norm of the policy's gradient before clipping.
+
+        Raises:
+            UpdateError: if a norm is not finite; the weights are left as they were.
+        """
+        self.clip_gradient(self.value)
+        return super().apply_gradient(optimizer)
+
+    def assign_credit(self, batch: StepBatch) -> TokenTable:
+        """Rewards in time, values before the update, and the advantages that GAE makes of them."""
+        w_process = self.credit.w_process * float(self.process_scale)
+        table = token_table(batch, w_process)
+        rewards = timed_rewards(
+            table.outcome, table.step_error, table.step_of_token, table.mask, self.credit.w_whole, w_process
+        )
+        values = self._old_values(table)
+        advantages, returns = gae(rewards, values, table.mask, self.ppo.gamma, self.ppo.lam)
+        if self.ppo.whiten:
+            advantages = whiten(advantages, table.mask, self._total)
+        cap = self.credit.max_abs_advantage
+        advantages = advantages if cap is None else advantages.clamp(-cap, cap)
+        return replace(table, token_rewards=rewards, advantages=advantages, values=values, returns=returns)
+
+    def credit_metrics(self, table: TokenTable) -> dict[str, float]:
+        """The reward/ and value/ families."""
+        tokens = table.mask.sum().clamp(min=1)
+        return {
+            **super().credit_metrics(table),
+            "value/mean": float(torch.where(table.mask, table.values, 0.0).sum() / tokens),
+            "value/return_mean": float(table.returns.sum() / tokens),
+            "value/explained_variance": explained_variance(table.returns, table.values, table.mask),
+        }
+
+    @torch.no_grad()
+    def _old_values(self, table: TokenTable) -> torch.Tensor:
+        """(n, t) float32 on the CPU."""
+        values = torch.zeros(table.mask.shape, dtype=torch.float32)
+        for rows in plan_microbatches(table.lengths, self._budget):
+            part = table.take(rows, self.device)
+            new = self.value(part.prompts, part.responses)
+            values[rows, : new.shape[1]] = new.cpu()
+        return values
+
+    def _total(self, value: torch.Tensor) -> torch.Tensor:
+        """Sum over data-parallel ranks."""
+        return self.trainer.strategy.reduce(value.to(self.device), reduce_op="sum").to(value.device)
+
+    def _losses(
+        self, table: TokenTable, rows: list[int], normalizer: float, on_policy: bool
+    ) -> tuple[dict[str, torch.Tensor], Sums]:
+        losses, sums = super()._losses(table, rows, normalizer, on_policy)
+        part = table.take(rows, self.device)
+        losses["value/loss"] = value_loss(
+            self.value(part.prompts, part.responses),
+            part.values,
+            part.returns,
+            part.mask,
+            clip=self.ppo.value_clip,
+            aggregation=self.loss.aggregation,
+            normalizer=normalizer,
+        )
+        return losses, sums

@@ -1,0 +1,111 @@
+"""The settings of the policy's update. Their docstrings are the text of `capo fit --help`."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from capo_lit.core.errors import ConfigError, check_settings
+from capo_lit.core.loss import Aggregation
+
+Schedule = Literal["constant", "linear", "cosine"]
+
+
+@dataclass
+class OptimConfig:
+    """AdamW, its schedule and gradient clipping. One step is one optimizer step.
+
+    Args:
+        lr: peak learning rate.
+        weight_decay: of matrices; vectors (norms, biases) are never decayed.
+        beta1: decay of the gradient's running mean.
+        beta2: decay of the squared gradient's running mean.
+        warmup_steps: optimizer steps of linear warm-up from 0.
+        schedule: what follows the warm-up; linear falls to 0 and cosine to a tenth of lr, at trainer.max_steps.
+        grad_clip: largest norm of the whole gradient; 0 switches clipping off.
+    """
+
+    lr: float = 1e-6
+    weight_decay: float = 0.0
+    beta1: float = 0.9
+    beta2: float = 0.999
+    warmup_steps: int = 0
+    schedule: Schedule = "constant"
+    grad_clip: float = 1.0
+
+
+@dataclass
+class LossConfig:
+    """PPO-clip over tokens.
+
+    Args:
+        clip_low: the ratio is clipped below 1 - clip_low.
+        clip_high: the ratio is clipped above 1 + clip_high.
+        dual_clip: bound c > 1 of dual-clip PPO on negative advantages; null switches it off.
+        aggregation: token (sum over the optimizer step's tokens / their count), sequence (mean of row means) or
+            dr_grpo (sum / (rows * sampling.max_tokens)).
+        kl_coef: weight of the k3 KL divergence to the initial policy; 0 loads no reference model.
+        importance_cap: cap of the truncated importance weight exp(trainer - engine logprob); null corrects nothing.
+    """
+
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    dual_clip: float | None = None
+    aggregation: Aggregation = "token"
+    kl_coef: float = 0.0
+    importance_cap: float | None = 2.0
+
+
+@dataclass
+class PPOConfig:
+    """The value function of PPO, and the advantages that it gives.
+
+    Args:
+        gamma: discount per token, in [0, 1].
+        lam: GAE's lambda, in [0, 1]; 1 gives returns minus values, less leans on the values to cut the variance.
+        value_lr: peak learning rate of the value model; warm-up, schedule and gradient clipping are as in optim.
+        value_clip: how far the updates of one batch may move a value; null sets no limit.
+        whiten: shift and scale advantages to mean 0 and deviation 1 over the batch.
+    """
+
+    gamma: float = 1.0
+    lam: float = 1.0
+    value_lr: float = 1e-5
+    value_clip: float | None = 0.2
+    whiten: bool = True
+
+    def __post_init__(self) -> None:
+        checks = (
+            (0 <= self.gamma <= 1, f"gamma {self.gamma}", "a number in [0, 1]", "--model.ppo.gamma"),
+            (0 <= self.lam <= 1, f"lam {self.lam}", "a number in [0, 1]", "--model.ppo.lam"),
+            (self.value_lr > 0, f"value_lr {self.value_lr}", "a number > 0", "--model.ppo.value_lr"),
+            (
+                self.value_clip is None or self.value_clip > 0,
+                f"value_clip {self.value_clip}",
+                "a number > 0, or null",
+                "--model.ppo.value_clip",
+            ),
+        )
+        check_settings(checks, "PPOConfig")
+
+
+@dataclass
+class UpdateConfig:
+    """How one batch of rollouts becomes optimizer steps.
+
+    Args:
+        epochs: passes over each batch of rollouts.
+        minibatches: optimizer steps per pass; 1 x 1 needs no second forward for the old logprobs.
+        tokens_per_microbatch: padded tokens of one forward and backward, prompt and response together.
+        logits_chunk: tokens whose logits exist at one time.
+        gradient_checkpointing: recompute activations in the backward pass to save memory.
+    """
+
+    epochs: int = 1
+    minibatches: int = 1
+    tokens_per_microbatch: int = 16384
+    logits_chunk: int = 4096
+    gradient_checkpointing: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "minibatches", "tokens_per_microbatch", "logits_chunk"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} {getattr(self, name)}", "an integer >= 1", change=f"--model.update.{name}")

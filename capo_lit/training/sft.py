@@ -1,0 +1,65 @@
+"""SFTModule: supervised fine-tuning on demonstrations, the cold start of the paper's base policies."""
+
+import time
+from typing import Any
+
+import torch
+
+from capo_lit.core.microbatches import plan_microbatches
+from capo_lit.data.sft import SFTBatch
+from capo_lit.training.logprobs import response_logprobs
+from capo_lit.training.policy import PolicyModule
+from capo_lit.training.settings import OptimConfig, UpdateConfig
+
+
+class SFTModule(PolicyModule):
+    """A policy trained on demonstrations by next-token cross-entropy over their responses.
+
+    loss = - sum of log p(token) over the response tokens of the batch / their count
+
+    Args:
+        policy: directory or hub id of a Hugging Face causal LM.
+        optim: optimizer and schedule.
+        update: micro-batches and memory; epochs and minibatches do not apply and must be 1.
+        seed: of the run.
+    """
+
+    def __init__(
+        self,
+        policy: str,
+        optim: OptimConfig = OptimConfig(lr=1e-5),
+        update: UpdateConfig = UpdateConfig(),
+        seed: int = 0,
+    ) -> None:
+        super().__init__(policy, optim, update, seed)
+
+    def training_step(self, batch: SFTBatch, batch_idx: int) -> None:
+        """One optimizer step on one batch of demonstrations."""
+        started = time.perf_counter()
+        lengths = [len(ids) for ids in batch.ids]
+        tokens = sum(lengths) - sum(batch.prompt_lengths)
+        local = torch.tensor(tokens, dtype=torch.float64, device=self.device)
+        # The mean over ranks of local sums over this is the sum over all ranks by the count over all ranks.
+        count = float(self.trainer.strategy.reduce(local, reduce_op="mean"))
+        optimizer: Any = self.optimizers()
+        plan, total = plan_microbatches(lengths, self.update.tokens_per_microbatch), 0.0
+        for index, rows in enumerate(plan):
+            with optimizer.toggle_model(sync_grad=index == len(plan) - 1):
+                logprobs, _ = response_logprobs(
+                    self.policy,
+                    [batch.ids[row][: batch.prompt_lengths[row]] for row in rows],
+                    [batch.ids[row][batch.prompt_lengths[row] :] for row in rows],
+                    chunk_tokens=self.update.logits_chunk,
+                )
+                loss = -logprobs.sum() / count
+                self.manual_backward(loss)
+            total += float(loss.detach())
+        norm = self.apply_gradient(optimizer)
+        seconds = time.perf_counter() - started
+        values = {
+            "sft/loss": total,
+            "sft/tokens_per_s": sum(lengths) / seconds,
+            "policy/grad_norm": norm,
+            "policy/lr": self.last_lr,
+        }
+        self.log_metrics(values, len(batch))

@@ -1,5 +1,0 @@
-"""Where the records lie that the notebooks read."""
-
-from pathlib import Path
-
-DATA = Path(__file__).parents[1] / "notebooks" / "data"

@@ -1,0 +1,75 @@
+"""Logprobs of responses: equal to the model's own, whatever the padding and the micro-batch."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from capo_lit.core.errors import ConfigError
+from capo_lit.core.microbatches import padding_share, plan_microbatches
+from capo_lit.training.logprobs import check_head, response_logprobs
+from tests.support.builders import tiny_llama
+
+PROMPTS = [(1, 2, 3), (4,), (5, 6, 7, 8, 9)]
+RESPONSES = [(10, 11), (12, 13, 14, 15), ()]
+
+
+@given(st.lists(st.integers(1, 300), max_size=40), st.integers(1, 1000))
+def test_every_row_is_in_one_microbatch_and_the_budget_holds(lengths, budget):
+    plan = plan_microbatches(lengths, budget)
+    assert sorted(row for rows in plan for row in rows) == list(range(len(lengths)))
+    for rows in plan:
+        assert len(rows) == 1 or len(rows) * max(lengths[row] for row in rows) <= budget
+    widths = [max(lengths[row] for row in rows) for rows in plan]
+    assert widths == sorted(widths, reverse=True)
+
+
+def test_sorting_by_length_pads_less_than_the_given_order():
+    lengths = [10, 100] * 16
+    plan = plan_microbatches(lengths, 400)
+    # In the given order every micro-batch of 4 rows is 100 wide: 3,200 padded tokens for 1,760, a share of 0.45.
+    assert padding_share(lengths, plan) < 0.02
+    assert padding_share(lengths, [[0, 1, 2, 3]] * 8) == pytest.approx(1 - 1760 / 3200)
+
+
+def test_logprobs_are_those_of_the_full_forward(tmp_path):
+    model = tiny_llama(tmp_path).eval()
+    got, entropy = response_logprobs(model, PROMPTS, RESPONSES, temperature=0.7, chunk_tokens=2)
+    assert got.shape == entropy.shape == (3, 4)
+    for row, (prompt, response) in enumerate(zip(PROMPTS, RESPONSES, strict=True)):
+        logits = model(torch.tensor([prompt + response])).logits[0] / 0.7
+        logprobs = logits.log_softmax(-1)
+        for t, token in enumerate(response):
+            line = logprobs[len(prompt) + t - 1]
+            torch.testing.assert_close(got[row, t], line[token], atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(entropy[row, t], -(line.exp() * line).sum(), atol=1e-5, rtol=1e-5)
+        assert not got[row, len(response) :].any()
+
+
+def test_gradients_are_those_of_the_full_forward(tmp_path):
+    model = tiny_llama(tmp_path)
+    response_logprobs(model, PROMPTS, RESPONSES, chunk_tokens=2)[0].sum().backward()
+    got = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    model.zero_grad()
+    total = torch.zeros(())
+    for prompt, response in zip(PROMPTS, RESPONSES, strict=True):
+        logprobs = model(torch.tensor([prompt + response])).logits[0].log_softmax(-1)
+        total = total + sum(logprobs[len(prompt) + t - 1, token] for t, token in enumerate(response))
+    total.backward()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(got[name], parameter.grad, atol=1e-4, rtol=1e-4)
+
+
+def test_a_head_that_is_not_linear_is_refused(tmp_path, monkeypatch):
+    model = tiny_llama(tmp_path)
+    check_head(model)
+    forward = type(model).forward
+
+    def scaled(self, *args, **kwargs):
+        out = forward(self, *args, **kwargs)
+        out.logits = out.logits * 3
+        return out
+
+    monkeypatch.setattr(type(model), "forward", scaled)
+    with pytest.raises(ConfigError, match="whose logits differ"):
+        check_head(model)
