@@ -67,13 +67,13 @@ def test_the_newest_checkpoint_is_the_one_of_the_highest_step(tmp_path):
 
 def test_a_checkpoint_whose_writing_fails_leaves_the_old_one(tmp_path, monkeypatch):
     io, path = AtomicCheckpointIO(), tmp_path / "deep" / "step=1.ckpt"
-    io.save_checkpoint({"weight": torch.ones(2)}, path)
+    io.save_checkpoint({"state_dict": {"weight": torch.ones(2)}}, path)
 
     def full(*_):
         raise OSError("no space left")
 
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(OSError, match="no space"):
-        io.save_checkpoint({"weight": torch.zeros(2)}, path)
-    assert torch.equal(io.load_checkpoint(path)["weight"], torch.ones(2))
+        io.save_checkpoint({"state_dict": {"weight": torch.zeros(2)}}, path)
+    assert torch.equal(io.load_checkpoint(path)["state_dict"]["weight"], torch.ones(2))
     assert latest_checkpoint(path.parent) == path
