@@ -276,7 +276,7 @@ _LEAD = re.compile(
     r"|[A-Za-z]\s*(?:\\in(?![A-Za-z])|\\equiv(?![A-Za-z]))\s*"
     r"|(?!lambda|return|print|import)[A-Za-z]{3,40}(?:[ -][A-Za-z]{2,40}){0,4} ?[=:]\s*(?=\S))"  # Total = 12
 )
-_TAIL = re.compile(r"(?<!\\)(?:[\s.,;:]|\\\\)+$")
+_TAIL = re.compile(r"(?<!\\)(?:[\s.,;:]|\\\\)+$|\s\\$")
 _REMARK = re.compile(r"(?<=[0-9}])\s*\([A-Za-z]{3,40}(?:[ -][A-Za-z]{1,40}){0,9}\)$")
 _LETTER = re.compile(r"\(([A-Za-z])\)")
 _IN_BRACKETS = re.compile(r"\(([+-]?[0-9][0-9.]*|\\frac\{[0-9]+\}\{[0-9]+\})\)")

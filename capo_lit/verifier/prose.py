@@ -53,7 +53,7 @@ _RUN = re.compile(
     r"(?:\\[A-Za-z]+\*?|\\[%{}$,;!: ]|[0-9]+(?:[.,][0-9]+)*|\.[0-9]+"  # commands and numbers
     r"|(?<![A-Za-z])(?:sqrt|sin|cos|tan|log|ln|pi)(?![A-Za-z])"
     r"|(?<![A-Za-z])[A-Za-z](?![A-Za-z'])|(?<=[0-9])(?:e[+-]?[0-9]+|[A-Z](?![A-Za-z]))"  # variables, 1e5
-    r"|[-+*/^=(){}\[\]%°×·÷√π∞<>≤≥_|!:½¼¾⅓⅔²³−–—]|,(?=\s?[-0-9(\\A-Za-z](?![A-Za-z]{2}))|[\s\u00a0](?=\S))+"
+    r"|[-+*/^=(){}\[\]%°×·÷√π∞<>≤≥_|!½¼¾⅓⅔²³−–—]|,(?=\s?[-0-9(\\A-Za-z](?![A-Za-z]{2}))|:(?=[0-9])|[\s\u00a0](?=\S))+"
 )
 _MAGNITUDE = re.compile(r"\s+(hundred|thousand|million|billion|trillion)(?![A-Za-z])", re.IGNORECASE)
 _PERCENT = re.compile(r"\s*(?:%|percent(?:age)?|pct)(?![A-Za-z])", re.IGNORECASE)
@@ -62,55 +62,16 @@ _OPERATOR = re.compile(
     re.IGNORECASE,
 )
 _NEXT = re.compile(
-    r"\s*(?:,?\s*(?P<word>and|or|to|through|und|或|和|到|至)(?![A-Za-z])|[,;])\s*(?=[-+0-9\\.(√$]|[A-Za-z](?:\(|\s*=))",
+    r"\s*(?:,?\s*(?P<word>and|or|to|through|und|或|和|到|至)(?![A-Za-z])|,)\s*(?=[-+0-9\\.(√$]|[A-Za-z](?:\(|\s*=))",
     re.IGNORECASE,
 )
 _EMPTY_WORDS = frozenset(
-    [
-        "correct",
-        "right",
-        "wrong",
-        "incorrect",
-        "below",
-        "above",
-        "follows",
-        "clear",
-        "obvious",
-        "here",
-        "this",
-        "that",
-        "it",
-        "as",
-        "found",
-        "given",
-        "obtained",
-        "shown",
-        "not",
-        "unknown",
-        "unclear",
-        "undetermined",
-        "explained",
-        "verified",
-        "confirmed",
-        "consistent",
-        "reasonable",
-        "simple",
-        "easy",
-        "good",
-        "fine",
-        "complete",
-        "done",
-        "ready",
-        "required",
-        "needed",
-        "expected",
-        "in",
-        "on",
-        "at",
-        "from",
-        "which",
-        "what",
-    ]
+    # One word a line would hide the list.
+    """
+    correct right wrong incorrect below above follows clear obvious here this that it as found given
+    obtained shown not unknown unclear undetermined explained verified confirmed consistent reasonable
+    simple easy good fine complete done ready required needed expected in on at from which what
+    """.split()  # noqa: SIM905
 )
 _TEXT_ANSWER = re.compile(r"\(?[^\W\d_][\w'’.)-]*(?:[ ,-]+\(?[\w'’)-]+){0,5}")
 
@@ -126,6 +87,7 @@ _HEADING = re.compile(r"[*_#\s:]{0,8}\n\s*")
 _START = re.compile(r"\$|\\\(|(?<![A-Za-z0-9])[-−]?[0-9]|\\frac|\\sqrt|(?<![A-Za-z])\.[0-9]|[½¼¾√]")
 _CALLED_WRONG = re.compile(r"[^.]{0,40}?(?:is|are|was|would be|seems|looks)\s+(?:wrong|incorrect|false|not)")
 _REASON = re.compile(r"\bfor\b|\bnot(?=\s+[$0-9])")
+_ALTERNATIVE = re.compile(r"\bor\s+(?:\w+\s+)?[$]?[0-9]")
 _RANGE = re.compile(r"\d[\d.,]*\s*[-–—−]\s*\d[\d.,]*")
 
 
@@ -197,6 +159,7 @@ def _read(text: str, negated: bool) -> Statement:
         return Statement(None, False, frozenset(values))
     if (
         asked
+        or _ALTERNATIVE.search(after)
         or values[0].startswith(_ROUGHLY)
         or _HEDGE.search(before)
         or _HEDGE.search(_REASON.split(after, maxsplit=1)[0])

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -116,8 +117,11 @@ def _equal(gold: str, answer: str) -> bool:
 
 def _parse(text: str) -> Any:
     """The expression in a text; raises if math-verify cannot read all of it."""
-    from sympy import Intersection, Union
+    from sympy import FiniteSet, Intersection, Union
 
+    if "\\pm" in text and "," not in text:
+        text = re.sub(r"^[A-Za-z]\s*=\s*", "", text)
+        return FiniteSet(*(_parse_one(text.replace("\\pm", sign)) for sign in "+-"))
     for word, join in ((" or ", Union), (" and ", Intersection)):
         if word in text:  # x < 2 or x > 3
             return join(*(_parse_one(part).as_set() for part in text.split(word)))
