@@ -122,9 +122,10 @@ class Verifier:
                 continue
             asked[gold] = None
             if comparable(form.text, form.text):
-                asked[gold] = out = Future()
+                out: Future[Outcome] = Future()
                 self._ask((form, form), out, 1)
-        return [gold for gold, out in asked.items() if out is None or out.result() != 1.0]
+                asked[gold] = out
+        return [gold for gold, done in asked.items() if done is None or done.result() != 1.0]
 
     def close(self) -> None:
         """End the workers; what is still in flight becomes unknown. A later submit starts new workers."""
