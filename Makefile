@@ -11,7 +11,7 @@ TORCH_INDEX ?=
 
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help setup demo demo-sparse browser test test-fast lint types check docs format lock clean
+.PHONY: help setup demo demo-sparse browser test test-fast nightly lint types check docs format lock clean
 
 help: ## Say what each target does
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -42,11 +42,17 @@ browser: ## Chromium for the tests of capo inspect, from Debian's packages (as r
 	{ [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium > /dev/null; } || \
 	  echo "no Chromium: the browser tests of capo inspect will be skipped (install one as root, or set CAPO_CHROMIUM)"
 
-test: setup browser ## All tests, slow ones included
-	@$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations=15
+# Tests of one file share their fixtures, so a file stays on one worker; files go in the order of testpaths.
+PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+
+test: setup browser ## Every promise once, with real engines and processes (about 8 minutes on 2 cores)
+	@$(PYTEST) -m "not nightly and not gpu" --durations=15 $(ARGS)
 
 test-fast: setup ## Unit tests alone, under a minute
-	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow and not gpu and not parity" $(ARGS)
+	@$(PYTEST) -m "not slow and not nightly and not gpu and not parity" $(ARGS)
+
+nightly: setup browser ## What `make test` leaves out: every command of the documents, planted faults, longer runs
+	@$(PYTEST) -m "nightly and not gpu" --durations=15 $(ARGS)
 
 lint: setup ## ruff: rules, complexity and format
 	@$(BIN)/ruff check .

@@ -8,6 +8,8 @@ import jaxtyping
 import pytest
 from hypothesis import settings
 
+from tests.support.shared import shared
+
 # Before any import that reads them: a test that needs a hub must fail at once, here as on a machine that has one.
 for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HUB_DISABLE_TELEMETRY"):
     os.environ[name] = "1"
@@ -34,3 +36,11 @@ def unchecked() -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="session")
+def initial(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built-in arithmetic's model before any training, with its tokenizer."""
+    from capo_lit.arithmetic.model import write_initial_model
+
+    return shared(tmp_path_factory, "initial", lambda folder: write_initial_model(folder / "model", seed=1)) / "model"

@@ -45,6 +45,7 @@ EXECUTED = {
     "make test": ".ci/run",
     "make check": "tests/integration/test_make.py::test_check_is_what_ci_runs",
     "make test-fast": "tests/integration/test_make.py::test_the_fast_tests_are_most_tests_and_no_slow_one",
+    "make nightly": "tests/integration/test_make.py::test_the_night_runs_documents_and_plants_faults",
     "make demo": "tests/integration/test_make.py::test_the_demo_goes_from_random_weights_to_its_table",
     "capo prepare quickstart": "tests/integration/test_docs_run.py::test_getting_started_runs_from_top_to_bottom",
 }

@@ -1,4 +1,4 @@
-"""What several slow tests share: one vLLM engine over a tiny Llama, built once per process; a browser and its page."""
+"""What slow tests share: a vLLM engine for each process, runs that were killed or not, a browser and its page."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +10,9 @@ from transformers import LlamaForCausalLM
 from capo_lit.engines.base import as_completed
 from capo_lit.engines.vllm import VLLMEngine
 from tests.support.browser import Browser
+from tests.support.killed import command, end, killed_at
 from tests.support.process_world import world
+from tests.support.shared import shared
 from tests.support.tiny_llama import MAX_LEN, build, requests
 from tests.support.viewer_page import page_of
 from tests.support.viewer_world import small_run
@@ -18,9 +20,7 @@ from tests.support.viewer_world import small_run
 
 @pytest.fixture(scope="session")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("llama")
-    build(folder)
-    return folder
+    return shared(tmp_path_factory, "words_llama", build)
 
 
 @pytest.fixture(scope="session")
@@ -65,3 +65,20 @@ def browser() -> Iterator[Browser]:
     with Browser() as opened:
         yield opened
         assert opened.errors == []
+
+
+@pytest.fixture(scope="session")
+def untouched(tmp_path_factory: pytest.TempPathFactory, initial: Path) -> Path:
+    """A run of the command from its first step to its last."""
+    return shared(tmp_path_factory, "untouched", lambda cwd: end(command(cwd / "run", initial), cwd)) / "run"
+
+
+@pytest.fixture(scope="session")
+def resumed(tmp_path_factory: pytest.TempPathFactory, initial: Path) -> Path:
+    """The same, killed when a checkpoint is written and not yet in its place, and resumed from the one before."""
+
+    def make(cwd: Path) -> None:
+        killed_at("checkpoint", 5, command(cwd / "run", initial), cwd)
+        end(command(cwd / "run", initial, "--ckpt_path", "last"), cwd)
+
+    return shared(tmp_path_factory, "resumed", make) / "run"

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from capo_lit.arithmetic.model import write_initial_model
 from capo_lit.evaluation.names import FAILURES, METRICS
 from capo_lit.records.curves import read_curves
 from capo_lit.records.results import read_result
@@ -48,16 +47,11 @@ def capo(cwd: Path, *words: str, **settings: object) -> str:
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return write_initial_model(tmp_path_factory.mktemp("model") / "initial", seed=1)
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory, model):
+def trained(tmp_path_factory, initial):
     cwd = tmp_path_factory.mktemp("capo")
     config = str(REPO / "configs" / "quickstart.yaml")
     own = {"trainer.default_root_dir": cwd / "run", "critique.score_judge": "true"}
-    capo(cwd, "fit", "--config", config, policy=model, **SMALL, **own)
+    capo(cwd, "fit", "--config", config, policy=initial, **SMALL, **own)
     return cwd
 
 
@@ -117,9 +111,9 @@ def test_every_evaluation_leaves_a_result_with_its_manifest_and_the_best_its_che
     assert [path.name for path in (trained / "run" / "best").iterdir()] == ["step=3.ckpt"]
 
 
-def test_a_second_fit_does_not_write_over_the_first(trained, model):
+def test_a_second_fit_does_not_write_over_the_first(trained, initial):
     config = str(REPO / "configs" / "quickstart.yaml")
-    words = [sys.executable, "-m", "capo_lit.cli", "fit", "--config", config, "--policy", str(model)]
+    words = [sys.executable, "-m", "capo_lit.cli", "fit", "--config", config, "--policy", str(initial)]
     flags = [word for key, value in SMALL.items() for word in (f"--{key}", str(value))]
     root = ["--trainer.default_root_dir", str(trained / "run"), "--validate_first", "false"]
     done = subprocess.run([*words, *flags, *root], cwd=trained, env=ENV, capture_output=True, text=True, timeout=300)
@@ -129,7 +123,7 @@ def test_a_second_fit_does_not_write_over_the_first(trained, model):
     assert "Traceback" not in done.stderr
 
 
-def test_grpo_runs_from_the_same_config_without_a_judge(tmp_path, model):
+def test_grpo_runs_from_the_same_config_without_a_judge(tmp_path, initial):
     configs = [
         word
         for name in ("quickstart.yaml", "algorithm/grpo.yaml")
@@ -139,7 +133,7 @@ def test_grpo_runs_from_the_same_config_without_a_judge(tmp_path, model):
         tmp_path,
         "fit",
         *configs,
-        policy=model,
+        policy=initial,
         **SMALL,
         validate_first="false",
         **{"trainer.default_root_dir": tmp_path},
@@ -149,7 +143,7 @@ def test_grpo_runs_from_the_same_config_without_a_judge(tmp_path, model):
     assert all(len(set(row["token_rewards"])) == 1 for row in rows)
 
 
-def test_sft_learns_and_stops_by_what_it_measures(tmp_path, model):
+def test_sft_learns_and_stops_by_what_it_measures(tmp_path, initial):
     config = str(REPO / "configs" / "quickstart_sft.yaml")
     small = {"data.val.size": 8, "data.train.size": 512, "trainer.val_check_interval": 20, "trainer.max_steps": 41}
     stop = {"monitor": "val/step_error_frac", "stopping_threshold": 1.1, "check_on_train_epoch_end": False}
@@ -157,7 +151,7 @@ def test_sft_learns_and_stops_by_what_it_measures(tmp_path, model):
     overlay = tmp_path / "stop.yaml"
     overlay.write_text(yaml.safe_dump({"trainer": {"callbacks": [callback]}}))
     root = {"trainer.default_root_dir": tmp_path / "sft"}
-    capo(tmp_path, "fit", "--config", config, "--config", str(overlay), policy=model, **small, **root)
+    capo(tmp_path, "fit", "--config", config, "--config", str(overlay), policy=initial, **small, **root)
     loss = read_curves(tmp_path / "sft")["sft/loss"]
     assert max(loss) == 20  # any step error passes the threshold, so the first validation ends the run
     assert loss[20] < 0.9 * loss[10]

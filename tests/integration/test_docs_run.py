@@ -7,7 +7,7 @@ import pytest
 from tests.integration.doc_runs import clone_like, run_page
 from tests.support.doc_blocks import REPO
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.nightly, pytest.mark.timeout(1800)]
 
 
 def test_getting_started_runs_from_top_to_bottom(tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ def names(clone: Path) -> dict[str, str]:
     return {"FOLDER": run(["capo", "prepare", "smollm2"], clone).splitlines()[-1], "60:80": "20:39"}
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("page", [page for page in PAGES if runnable(page)], ids=lambda page: page.stem)
 def test_the_commands_of_a_page_run(page: Path, clone: Path, names: dict[str, str], tmp_path: Path) -> None:
     folder = shutil.copytree(clone, tmp_path / "clone", symlinks=True)

@@ -19,7 +19,6 @@ from typing import Any
 import pytest
 import yaml
 
-from capo_lit.arithmetic.model import write_initial_model
 from capo_lit.batch.sampling import Sampling
 from capo_lit.engines.base import Request, as_completed
 from capo_lit.engines.http.engine import HTTPEngine
@@ -91,9 +90,8 @@ def test_a_silent_server_costs_the_deadline_and_no_more() -> None:
         engine.close()
 
 
-def test_training_goes_on_with_a_judge_that_misbehaves(tmp_path: Path) -> None:
+def test_training_goes_on_with_a_judge_that_misbehaves(tmp_path: Path, initial: Path) -> None:
     deadline_s = 20.0
-    model = write_initial_model(tmp_path / "initial", seed=1)
     with MisbehavingServer(mix=EVEN_30, reply=verdict, seed=5) as server:
         engine = {"model": "judge", "base_urls": [server.url], "timeout_s": 2.0, "max_retries": 1}
         judge = {
@@ -104,7 +102,7 @@ def test_training_goes_on_with_a_judge_that_misbehaves(tmp_path: Path) -> None:
         overlay = {"critique": {"judge": {"class_path": "capo_lit.genprm.judge.GenPRM", "init_args": judge}}}
         (tmp_path / "judge.yaml").write_text(yaml.safe_dump(overlay))
         small = {
-            "policy": model,
+            "policy": initial,
             "trainer.default_root_dir": tmp_path / "run",
             "trainer.max_steps": 3,
             "trainer.limit_val_batches": 0,

@@ -101,6 +101,7 @@ def answered(tasks: dict[str, Any]) -> dict[str, list[Any]]:
     return {name: [item.resps[0] for item in task.instances] for name, task in tasks["tasks"].items()}
 
 
+@pytest.mark.nightly
 @pytest.mark.timeout(900)
 def test_smollm2_in_vllm_scores_as_in_lm_evals_own_backend() -> None:
     folder = str(smollm2.prepare())

@@ -24,6 +24,7 @@ def make(*words: str) -> str:
     return done.stdout
 
 
+@pytest.mark.nightly
 def test_the_demo_goes_from_random_weights_to_its_table(tmp_path: Path) -> None:
     root, arms = tmp_path / "run", ("CAPO judge", "CAPO rule", "GRPO")
     told = make("demo", f"ARGS=--steps 2 --root {root}")
@@ -43,6 +44,13 @@ def test_the_fast_tests_are_most_tests_and_no_slow_one() -> None:
     tests = [line for line in listed if "::" in line]
     assert len(tests) > 1000
     assert not [line for line in tests if line.startswith(("tests/integration", "tests/parity"))]
+
+
+@pytest.mark.nightly
+def test_the_night_runs_documents_and_plants_faults() -> None:
+    listed = make("nightly", "--old-file=browser", "ARGS=--collect-only")
+    for name in ("test_docs_run", "test_howto_run", "test_mutations", "test_notebooks"):
+        assert f"tests/integration/{name}.py::" in listed
 
 
 def test_check_is_what_ci_runs() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_every_mutation_of_the_core_is_noticed():
     script = Path(__file__).resolve().parents[1] / "support" / "mutation_check.py"
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=500, check=False)

@@ -17,7 +17,8 @@ def test_these_are_all_notebooks() -> None:
     assert sorted(path.stem for path in FOLDER.glob("*.ipynb")) == list(NAMES)
 
 
-@pytest.mark.parametrize("name", NAMES)
+# One in every run of the tests, all of them nightly: what differs is what they show.
+@pytest.mark.parametrize("name", [NAMES[0], *(pytest.param(name, marks=pytest.mark.nightly) for name in NAMES[1:])])
 def test_a_notebook_runs_headless_and_draws(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     notebook = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)

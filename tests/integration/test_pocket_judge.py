@@ -10,7 +10,6 @@ import pytest
 
 from capo_lit.arithmetic.critiques import ArithmeticCritiqueSource
 from capo_lit.arithmetic.judge_model import build_judge_tokenizer, write_initial_judge
-from capo_lit.arithmetic.model import write_initial_model
 from capo_lit.arithmetic.pocket_judge import held_out, measure_judge
 from capo_lit.arithmetic.task import ArithmeticSource
 from capo_lit.batch.sampling import Sampling
@@ -57,10 +56,9 @@ def test_vllm_reads_the_prompt_of_the_training_and_every_vote_is_measured(judge:
     assert all(0 <= row.abstained <= 1 for row in measured.values())
 
 
-def test_a_run_under_the_pocket_judge_records_its_critiques(tmp_path: Path, judge: Path) -> None:
-    policy = write_initial_model(tmp_path / "initial")
+def test_a_run_under_the_pocket_judge_records_its_critiques(tmp_path: Path, judge: Path, initial: Path) -> None:
     settings = SMALL | {
-        "policy": policy,
+        "policy": initial,
         "critique.judge.init_args.engine.init_args.model": judge,
         "trainer.default_root_dir": tmp_path / "run",
     }

@@ -8,7 +8,6 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.torch import load_file
 
-from capo_lit.arithmetic.model import write_initial_model
 from tests.integration.test_cli_runs import ENV, capo
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -25,9 +24,9 @@ SMALL = {
 
 
 @pytest.fixture(scope="module")
-def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def swept(tmp_path_factory: pytest.TempPathFactory, initial: Path) -> Path:
     cwd = tmp_path_factory.mktemp("sweep")
-    write_initial_model(cwd / "model", seed=1)
+    (cwd / "model").symlink_to(initial)
     small = [f"{key}={value}" for key, value in SMALL.items()]
     words = ["-m", "experiment=capo", "rollout.group_size=1,2", "policy=model", *small, "hydra.sweep.dir=out"]
     script = Path(sys.executable).with_name("capo-sweep")

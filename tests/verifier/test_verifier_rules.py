@@ -17,9 +17,8 @@ CASES = [json.loads(line) for line in (Path(__file__).parents[1] / "data" / "ver
 
 
 @pytest.fixture(scope="module")
-def outcomes():
-    with Verifier(timeout_s=20) as verifier:
-        return verifier.score([(case["gold"], case["prediction"]) for case in CASES])
+def outcomes(patient):
+    return patient.score([(case["gold"], case["prediction"]) for case in CASES])
 
 
 def test_every_answer_of_the_table_is_scored_as_it_should_be(outcomes):
@@ -34,13 +33,12 @@ def test_every_answer_of_the_table_is_scored_as_it_should_be(outcomes):
     assert min(rights, len(CASES) - rights) > 250, "half a table proves half"
 
 
-def test_right_and_wrong_do_not_depend_on_which_of_two_boxed_answers_is_the_gold():
+def test_right_and_wrong_do_not_depend_on_which_of_two_boxed_answers_is_the_gold(patient):
     answers = ["1/2", "0.5", r"50\%", "x^2+x", "x(x+1)", "(1,2)", "1,2", r"\sqrt{8}", r"2\sqrt2", "x>3", r"(3,\infty)"]
     answers += [r"\frac{1}{20!}", r"\frac{1}{19!}", "1+i", r"\sqrt2e^{i\pi/4}", "101_2", "5", "5 cm", "5 m", "9:00"]
     pairs = [(a, b) for a in answers for b in answers]
-    with Verifier(timeout_s=20) as verifier:
-        there = verifier.score([(a, rf"\boxed{{{b}}}") for a, b in pairs])
-        back = verifier.score([(b, rf"\boxed{{{a}}}") for a, b in pairs])
+    there = patient.score([(a, rf"\boxed{{{b}}}") for a, b in pairs])
+    back = patient.score([(b, rf"\boxed{{{a}}}") for a, b in pairs])
     assert [pair for pair, one, two in zip(pairs, there, back, strict=True) if one != two] == []
     assert all(one == 1.0 for (a, b), one in zip(pairs, there, strict=True) if a == b)
 
@@ -122,11 +120,11 @@ UNITS_OF_BOMBS = [
 ]
 
 
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(10)
 @pytest.mark.parametrize("unit", UNITS_OF_BOMBS)
 def test_reading_is_linear_in_the_text(unit):
-    """A quadratic expression took 2 s for one of these; forty of them must fit where linear ones take 2 s in all."""
-    for _ in range(20):
+    """A quadratic expression took 2 s for one of these; six of them do not fit where linear ones take 0.3 s in all."""
+    for _ in range(6):
         final_answer("the answer is" + unit * (TAIL_CHARS // len(unit)))
         final_answer(unit * (TAIL_CHARS // len(unit)) + "the answer is 5")
 
@@ -182,11 +180,10 @@ def test_what_math_verify_may_be_asked(gold, answer, expected):
     assert comparable(gold, answer) is expected
 
 
-def test_golds_that_only_text_can_be_compared_with_are_named():
+def test_golds_that_only_text_can_be_compared_with_are_named(patient):
     golds = ["5", "3/4", "9:00", "Paris", r"\frac{1}{0}", r"1, 2, \ldots, n", "x^2+1", "(1,2)", "", "x" * 2000]
-    with Verifier(timeout_s=20) as verifier:
-        assert verifier.text_only(golds) == [r"\frac{1}{0}", r"1, 2, \ldots, n", "", "x" * 2000]
-        assert verifier.score([(r"\frac{1}{0}", r"\boxed{\frac{1}{0}}"), (r"\frac{1}{0}", r"\boxed{3}")]) == [1.0, 0.0]
+    assert patient.text_only(golds) == [r"\frac{1}{0}", r"1, 2, \ldots, n", "", "x" * 2000]
+    assert patient.score([(r"\frac{1}{0}", r"\boxed{\frac{1}{0}}"), (r"\frac{1}{0}", r"\boxed{3}")]) == [1.0, 0.0]
     with Verifier() as verifier:
         assert verifier.text_only(["5", "3/4", "9:00", "Paris"]) == []
         assert verifier._pool is None, "numbers and words need no worker"
