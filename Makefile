@@ -49,7 +49,7 @@ test: setup browser ## Every promise once, with real engines and processes (abou
 	@$(PYTEST) -m "not nightly and not gpu" --durations=15 $(ARGS)
 
 test-fast: setup ## Unit tests alone, under a minute
-	@$(PYTEST) -m "not slow and not nightly and not gpu and not parity" $(ARGS)
+	@CAPO_HYPOTHESIS_PROFILE=quick $(PYTEST) -m "not slow and not nightly and not gpu and not parity" $(ARGS)
 
 nightly: setup browser ## What `make test` leaves out: every command of the documents, planted faults, longer runs
 	@$(PYTEST) -m "nightly and not gpu" --durations=15 $(ARGS)

@@ -27,6 +27,7 @@ jaxtyping.install_import_hook(MATHS, "beartype.beartype")
 # Derandomized: a run on another day tries the same cases, and a failure is never a surprise of the day.
 settings.register_profile("default", deadline=None, max_examples=40, derandomize=True, database=None)
 settings.register_profile("mutation", parent=settings.get_profile("default"), max_examples=12)
+settings.register_profile("quick", parent=settings.get_profile("mutation"))  # of make test-fast
 settings.load_profile(os.environ.get("CAPO_HYPOTHESIS_PROFILE", "default"))
 
 

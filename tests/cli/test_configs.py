@@ -51,6 +51,7 @@ def parse_words(*words: str):
     return parser()(["--config", composed(*words)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", WHOLE, ids=lambda path: path.name)
 def test_every_whole_config_parses_and_links_policy_and_seed(path):
     fit = parser()(["--config", str(path)])
@@ -127,6 +128,7 @@ STACKS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", STACKS)
 def test_files_laid_over_a_config_give_what_hydra_composes_of_them(words):
     """The parser's merge and Hydra's are two programs; on these files they agree."""
@@ -135,6 +137,7 @@ def test_files_laid_over_a_config_give_what_hydra_composes_of_them(words):
     assert flat(parser()([*BASE, *overlays(*files), *flags, *root])) == flat(parse_words(*words.split()))
 
 
+@pytest.mark.slow
 def test_the_systems_of_the_paper_are_there():
     assert set(EXPERIMENTS) >= {
         *("sft", "grpo_rule", "ppo", "prm_discriminative", "grpo_genorm_n2", "grpo_genorm_n4", "grpo_genorm_n8"),

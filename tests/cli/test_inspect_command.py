@@ -18,6 +18,7 @@ from tests.support.viewer_page import Page, inspect
 from tests.support.viewer_world import long_run, small_run, solution, write_curves, write_step
 
 
+@pytest.mark.slow
 def test_a_limit_keeps_whole_groups_from_beginning_to_end(tmp_path: Path) -> None:
     # 20 steps of 5 groups of 10: 100 groups. A limit of 95 rows has room for 9 of them.
     page = inspect(tmp_path, long_run(tmp_path / "run", 1000), "--limit", "95")
@@ -55,6 +56,7 @@ def test_runs_folders_and_files_are_found_and_told_apart(tmp_path: Path) -> None
     assert page.index["columns"]["run"] == [0] * 9 + [1] * 9 + [2] * 3
 
 
+@pytest.mark.slow
 def test_many_rollouts_make_a_small_page(tmp_path: Path) -> None:
     page = inspect(tmp_path, long_run(tmp_path / "run", 2000))
     assert len(page.rollouts) == page.index["total"] == 2000

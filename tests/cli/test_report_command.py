@@ -88,12 +88,14 @@ def test_pictures_are_png_and_svg_with_labelled_axes_and_a_legend(drawn):
     assert {"million tokens of policy and judge", "minutes of training", "avg@k (share right)"} <= words
 
 
+@pytest.mark.slow
 def test_the_same_runs_give_the_same_pictures(tmp_path, sweep, drawn):
     report(tmp_path, sweep)
     for file in ("accuracy.svg", "dynamics.png", "compute.svg"):
         assert (tmp_path / "out" / file).read_bytes() == (drawn[0] / file).read_bytes()
 
 
+@pytest.mark.slow
 def test_one_run_without_a_judge_or_a_baseline_to_beat(tmp_path):
     folder = write_run(tmp_path / "grpo", GRPO, curves([0.2, 0.3, 0.4], judge=False))
     text = report(tmp_path, folder)

@@ -70,6 +70,7 @@ def capo_sweep(monkeypatch, *words):
     return main()
 
 
+@pytest.mark.slow
 def test_jobs_become_rows_and_a_failing_one_stops_no_other(fake_fit, monkeypatch, capsys):
     words = ["-m", "experiment=grpo_rule,capo", "seed=13,2", "trainer.max_steps=4", "hydra.sweep.dir=out"]
     assert capo_sweep(monkeypatch, *words) == 1
@@ -103,6 +104,7 @@ def test_a_job_s_config_is_what_the_words_compose_and_runs_beside_the_job(fake_f
     assert (fake_fit / "alone" / "summary.md").exists()
 
 
+@pytest.mark.slow
 def test_the_same_sweep_again_runs_only_what_failed(fake_fit, monkeypatch):
     words = ["-m", "seed=13,2", "hydra.sweep.dir=out"]
     assert capo_sweep(monkeypatch, *words) == 1

@@ -192,6 +192,7 @@ def test_a_killed_fit_resumes_in_the_middle_of_an_epoch(tokenizer_path, tmp_path
         assert torch.equal(second.weight, whole.weight)
 
 
+@pytest.mark.slow
 def test_golds_that_nothing_but_text_can_be_compared_with_are_named_at_loading(tokenizer_path, caplog):
     class Odd(Listed):
         def load(self):

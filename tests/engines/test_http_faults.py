@@ -71,6 +71,7 @@ def test_retry_after_is_honoured_up_to_a_minute(make: Make) -> None:
     assert status_error(429, {"retry-after": "-3"}, b"").retry_after == 0
 
 
+@pytest.mark.slow
 def test_a_server_of_which_a_third_of_the_replies_is_bad(make: Make) -> None:
     # 0.3 ** 9 per request: with this seed every request gets through.
     with MisbehavingServer(mix=EVEN_30, seed=1) as server:

@@ -211,6 +211,7 @@ def test_a_run_in_which_the_policy_judges_itself(folder: str, verifier: Verifier
         assert all(item.verdict.step_error[0] == 1.0 for item in batch.require_verdicts())
 
 
+@pytest.mark.slow
 def test_a_context_too_short_for_critiques_stops_the_run_and_says_so(
     folder: str, template: Path, verifier: Verifier
 ) -> None:

@@ -63,6 +63,7 @@ def test_a_killed_process_goes_on(tmp_path: Path) -> None:
     assert not journal.exists()
 
 
+@pytest.mark.nightly
 def test_a_real_model_in_vllm(tmp_path: Path) -> None:
     pytest.importorskip("vllm")
     model = smollm2.prepare()

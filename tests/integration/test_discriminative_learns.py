@@ -79,6 +79,7 @@ def scores(judge, solutions):
     return wrong, right
 
 
+@pytest.mark.nightly
 def test_a_trained_classifier_finds_planted_errors_in_problems_it_has_not_seen(tmp_path):
     folder = write_initial_model(tmp_path / "model", hidden=64, tokenizer=tokenizer())
     train(folder)

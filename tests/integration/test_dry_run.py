@@ -1,13 +1,11 @@
 """`capo` on a small model with the engine of this process: dry runs, checkpoints by name, and one-line refusals."""
 
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from capo_lit.arithmetic.model import write_initial_model
+from capo_lit.cli import main
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -30,38 +28,44 @@ checkpoint: {every_n_steps: 1}
 """
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    path = tmp_path_factory.mktemp("dry")
-    write_initial_model(path / "initial", seed=1)
-    (path / "small.yaml").write_text(SMALL)
-    return path
+Told = tuple[int, str, str]
+"""Exit status, stdout, stderr."""
 
 
-def capo(folder, command, *flags):
+@pytest.fixture
+def folder(tmp_path: Path, initial: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "initial").symlink_to(initial)
+    (tmp_path / "small.yaml").write_text(SMALL)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def capo(folder: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Told]:
+    """The command in this process: a start of Python for each would cost more than all else here."""
     files = ["--config", str(REPO / "configs" / "quickstart.yaml"), "--config", "small.yaml", "--policy", "./initial"]
-    done = subprocess.run(
-        [sys.executable, "-m", "capo_lit.cli", command, *files, *flags],
-        cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=400,
-    )  # fmt: skip
-    assert "Traceback" not in done.stderr, done.stderr[-3000:]
-    return done
+
+    def call(command: str, *flags: str) -> Told:
+        capsys.readouterr()
+        status = main([command, *files, *flags])
+        return status, *capsys.readouterr()
+
+    return call
 
 
-def test_a_dry_run_leaves_nothing_and_the_run_after_it_is_not_refused(folder):
+def test_a_dry_run_leaves_nothing_and_the_run_after_it_is_not_refused(folder: Path, capo: Callable[..., Told]) -> None:
     before = sorted(folder.rglob("*"))
-    dry = capo(folder, "fit", "--trainer.fast_dev_run", "1")
-    assert dry.returncode == 0, dry.stderr[-2000:]
+    assert capo("fit", "--trainer.fast_dev_run", "1")[0] == 0
     assert sorted(folder.rglob("*")) == before
-    assert capo(folder, "fit").returncode == 0
+    assert capo("fit")[0] == 0
     after = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     for command in ("fit", "test", "predict"):
-        assert capo(folder, command, "--trainer.fast_dev_run", "2").returncode == 0
+        assert capo(command, "--trainer.fast_dev_run", "2")[0] == 0
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == after
 
-    shown = capo(folder, "validate", "--ckpt_path", "best")
-    assert shown.returncode == 0
-    assert "policy_version: 2" in shown.stdout
+    status, shown, _ = capo("validate", "--ckpt_path", "best")
+    assert status == 0
+    assert "policy_version: 2" in shown
     refused = (
         ("validate", "--ckpt_path", "last", "--trainer.default_root_dir", "empty"),
         ("test", "--data.test", "null"),
@@ -70,8 +74,8 @@ def test_a_dry_run_leaves_nothing_and_the_run_after_it_is_not_refused(folder):
         ("fit", "--trainer.default_root_dir", "small.yaml/run"),
     )
     for command, *flags in refused:
-        done = capo(folder, command, *flags)
-        assert done.returncode == 1
-        (line,) = [line for line in done.stderr.splitlines() if line.startswith("capo: ")]
+        status, _, said = capo(command, *flags)
+        assert status == 1
+        (line,) = [line for line in said.splitlines() if line.startswith("capo: ")]
         assert flags[0] in line
-        assert done.stderr.splitlines()[-1] == line
+        assert said.splitlines()[-1] == line

@@ -31,6 +31,7 @@ SMALL = {
 }
 
 
+@pytest.mark.nightly
 def test_an_llm_judge_reads_real_rollouts_of_a_real_policy(tmp_path):
     model = smollm2.prepare()
     data = tmp_path / "problems.jsonl"

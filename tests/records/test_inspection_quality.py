@@ -70,6 +70,7 @@ def test_an_abstention_does_not_vote() -> None:
     assert row_of(table, "intersection", 1)["recall"] == 0.5, "the one that abstained flags nothing"
 
 
+@pytest.mark.slow
 def test_the_shipped_judgements_agree_with_the_votes_that_were_written_beside_them() -> None:
     path = DATA / "labelled.critiques.parquet"
     labelled = labelled_critiques(path)
@@ -109,6 +110,7 @@ def test_the_shares_of_a_figure_by_a_loop() -> None:
     assert lucky_share(list(load(DATA / "grpo").where(step=0))) is None, "nobody judged"
 
 
+@pytest.mark.slow
 def test_every_figure_has_labelled_axes_and_lines(runs: Rollouts) -> None:
     capo = runs.where(run="capo")
     curves = {name: read_curves(DATA / name) for name in runs.runs}

@@ -11,6 +11,8 @@ from capo_lit.training import logprobs as scoring
 from tests.support.builders import tiny_llama
 from tests.support.invariance import HOWS, TOLERANCE, distance, fit, forget, make_batch, make_groups
 
+pytestmark = pytest.mark.slow
+
 GROUPS = make_groups()
 BUDGETS = (1, 120)  # every row alone; ten or so
 

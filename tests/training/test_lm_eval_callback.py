@@ -71,6 +71,7 @@ def test_validation_logs_what_the_tasks_measure_beside_its_own_metrics(path: str
     assert "val/avg_at_k" in values
 
 
+@pytest.mark.slow
 def test_random_states_go_on_as_if_no_task_had_run(path: str, rollout: RolloutCallback) -> None:
     class Seeded(Callback):
         def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
@@ -104,6 +105,7 @@ def run(callback: LMEvalCallback, module: CapoModule, rollout: RolloutCallback, 
     return bool(logged)
 
 
+@pytest.mark.slow
 def test_in_a_fit_it_runs_every_n_steps_and_in_a_validation_always(path: str, rollout: RolloutCallback) -> None:
     module, _ = validate(path, rollout)
     callback = LMEvalCallback(["test_facts"], task_dir=TASK_DIR, limit=1, every_n_steps=3)

@@ -31,6 +31,7 @@ def test_several_updates_share_the_values_and_logprobs_from_before_the_first(fol
     assert module.trainer.global_step == 4
 
 
+@pytest.mark.slow
 def test_values_come_to_explain_the_returns(folder):
     # The policy stands still; the value model sees the same rollouts again and again.
     module = Watched(folder, OptimConfig(lr=0.0), PLAIN, ppo=PPOConfig(value_lr=3e-3, value_clip=None, whiten=False))

@@ -33,6 +33,7 @@ def test_every_answer_of_the_table_is_scored_as_it_should_be(outcomes):
     assert min(rights, len(CASES) - rights) > 250, "half a table proves half"
 
 
+@pytest.mark.slow
 def test_right_and_wrong_do_not_depend_on_which_of_two_boxed_answers_is_the_gold(patient):
     answers = ["1/2", "0.5", r"50\%", "x^2+x", "x(x+1)", "(1,2)", "1,2", r"\sqrt{8}", r"2\sqrt2", "x>3", r"(3,\infty)"]
     answers += [r"\frac{1}{20!}", r"\frac{1}{19!}", "1+i", r"\sqrt2e^{i\pi/4}", "101_2", "5", "5 cm", "5 m", "9:00"]
