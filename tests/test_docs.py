@@ -18,6 +18,7 @@ from hydra.core.override_parser.types import Glob
 from capo_lit.cli.commands import _TOOLS, split_words
 from capo_lit.cli.compose import CONFIGS, compose
 from tests.support.doc_blocks import PAGES, REPO, Command, blocks, commands, inline_commands
+from tests.test_layers import LAYERS
 
 pytestmark = pytest.mark.slow  # a third of a second for each command, some 140 of them
 
@@ -200,7 +201,8 @@ def test_commands_in_running_text_exist(page: Path) -> None:
         elif program == "make":
             assert re.search(rf"^{args[0]}:", (REPO / "Makefile").read_text(), re.MULTILINE), code
         elif program == "python":
-            assert (REPO / args[0]).is_file(), code
+            file = f"{args[1].replace('.', '/')}.py" if args[0] == "-m" else args[0]
+            assert (REPO / file).is_file(), code
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(REPO).as_posix())
@@ -220,3 +222,21 @@ def test_every_experiment_is_on_the_papers_page() -> None:
         page = page.replace(f"`{number}`", f"`grpo_genorm{number}`")
     named = set(re.findall(r"`(\w[\w.]*)`", page))
     assert {path.stem for path in (CONFIGS / "experiment").glob("*.yaml")} <= named
+
+
+def test_the_readme_is_short_and_its_links_lead_somewhere() -> None:
+    text = (REPO / "README.md").read_text()
+    assert len(text.splitlines()) < 150
+    links = re.findall(r"\]\(((?!http)[^)#]+)", text)
+    assert len(links) > 5
+    assert {link for link in links if not (REPO / link).exists()} <= {"docs/metrics.md"}  # generated
+
+
+def test_the_readme_has_one_row_for_every_room() -> None:
+    rows = re.findall(r"^\| `(\w+)` \|", (REPO / "README.md").read_text(), re.MULTILINE)
+    assert rows == ["capo_lit", *(room for rooms in LAYERS for room in rooms)]
+
+
+def test_the_map_shows_every_room_from_the_top() -> None:
+    text = (REPO / "docs" / "architecture.md").read_text()
+    assert re.findall(r"^    (\w+)/ ", text, re.MULTILINE) == [room for rooms in LAYERS for room in rooms]

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from capo_lit.cli.commands import main, split_words
-from capo_lit.evaluation.names import markdown_table
 
 REPO = Path(__file__).resolve().parents[2]
 
@@ -129,13 +128,6 @@ def test_seed_and_policy_reach_every_place(parser):
     fit = parser([*QUICKSTART, "--policy", "some/dir", "--seed_everything", "7"])
     assert fit.rollout.engine.init_args.model == fit.model.init_args.policy == "some/dir"
     assert fit.rollout.seed == fit.model.init_args.seed == fit.data.init_args.seed == 7
-
-
-def test_the_readmes_metric_table_is_the_code_s():
-    readme = (REPO / "README.md").read_text()
-    shown = readme.split("capo_lit/evaluation/names.py -->\n")[1].split("<!-- end of metrics -->")[0]
-    assert shown.strip() == markdown_table().strip()
-    assert len(readme.splitlines()) <= 200
 
 
 def test_the_readme_and_architecture_name_files_that_exist():

@@ -13,7 +13,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from PIL import Image
 
+from docs import picture
 from tests.support.browser import Browser
 from tests.support.doc_blocks import PAGES, REPO, blocks
 
@@ -145,3 +147,13 @@ def test_the_code_of_a_page_runs(page: Path, tmp_path: Path) -> None:
         [sys.executable, "-c", "\n".join(code)], cwd=tmp_path, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_the_readmes_picture_is_drawn_from_the_shipped_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(picture, "PICTURE", tmp_path / "pictures" / "rollout.png")
+    shipped = Image.open(REPO / "docs" / "pictures" / "rollout.png")
+    assert Path(shipped.filename).stat().st_size < 150_000
+    picture.main()
+    drawn = Image.open(tmp_path / "pictures" / "rollout.png")
+    assert drawn.size == pytest.approx(shipped.size, rel=0.15)  # fonts differ between machines
+    assert len(set(drawn.convert("L").tobytes())) > 30  # drawn text and colours, and no blank page

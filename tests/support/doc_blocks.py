@@ -83,4 +83,4 @@ def inline_commands(page: Path) -> list[str]:
     """Commands of ours that running text names, such as `capo verify`."""
     text = [token.children or [] for token in MarkdownIt().enable("table").parse(page.read_text(encoding="utf-8"))]
     codes = [child.content for children in text for child in children if child.type == "code_inline"]
-    return [code for code in codes if re.match(r"(capo \w|capo-sweep|make \w|python bench/)", code)]
+    return [code for code in codes if re.match(r"capo \w|capo-sweep|make \w|python (bench/|examples/|-m docs)", code)]
