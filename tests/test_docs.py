@@ -240,3 +240,14 @@ def test_the_readme_has_one_row_for_every_room() -> None:
 def test_the_map_shows_every_room_from_the_top() -> None:
     text = (REPO / "docs" / "architecture.md").read_text()
     assert re.findall(r"^    (\w+)/ ", text, re.MULTILINE) == [room for rooms in LAYERS for room in rooms]
+
+
+def test_the_reference_has_a_page_for_every_room_and_names_what_exists() -> None:
+    for room in sorted(room for rooms in LAYERS for room in rooms if room != "cli"):  # commands have their --help
+        page = (REPO / "docs" / "reference" / f"{room}.md").read_text()
+        named = re.findall(r"^::: (\S+)$", page, re.MULTILINE)
+        assert named
+        assert {name.split(".")[1] for name in named} == {room}
+        for name in named:
+            files = [REPO.joinpath(*parts).with_suffix(".py") for parts in (name.split("."), name.split(".")[:-1])]
+            assert any(file.is_file() for file in files), name
