@@ -10,13 +10,14 @@ from pathlib import Path
 
 from PIL import Image
 
-from capo_lit.cli.inspect import main as inspect
+from capo_lit.records.viewer.build import build, find
 from tests.support.browser import Browser
 
 REPO = Path(__file__).resolve().parents[1]
 PICTURE = REPO / "docs" / "pictures" / "rollout.png"
 # The answer is right though two steps are not, and the critiques do not all agree.
 RUN, STEP, ROW = REPO / "notebooks" / "data" / "capo", 13, 36
+ROLLOUTS = 1000  # on the page, at most
 WIDTH, MARGIN = 1060, 16  # CSS px; GitHub shows it about 840 wide
 SCALE = 2  # pixels per CSS px, for sharp letters
 COLOURS = 64
@@ -47,7 +48,7 @@ def main() -> None:
     """Write the picture."""
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder) / "page.html"
-        inspect([str(RUN), "--steps", f"{STEP}:{STEP}", "--out", str(page)])
+        page.write_text(build([find(RUN, (STEP, STEP))], ROLLOUTS, iter), encoding="utf-8")
         png = _screenshot(page)
     image = Image.open(io.BytesIO(png)).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
     PICTURE.parent.mkdir(exist_ok=True)

@@ -237,9 +237,12 @@ def test_the_readme_has_one_row_for_every_room() -> None:
     assert rows == ["capo_lit", *(room for rooms in LAYERS for room in rooms)]
 
 
-def test_the_map_shows_every_room_from_the_top() -> None:
+def test_the_map_shows_every_room_on_its_floor() -> None:
     text = (REPO / "docs" / "architecture.md").read_text()
-    assert re.findall(r"^    (\w+)/ ", text, re.MULTILINE) == [room for rooms in LAYERS for room in rooms]
+    floors = [
+        (str(floor), room) for floor, rooms in zip(range(len(LAYERS), 0, -1), LAYERS, strict=True) for room in rooms
+    ]
+    assert re.findall(r"^\| (\d+) \| `(\w+)` \|", text, re.MULTILINE) == floors
 
 
 def test_the_reference_has_a_page_for_every_room_and_names_what_exists() -> None:
