@@ -64,7 +64,7 @@ parser = cache(fit_parser)
 def test_a_format_loads_with_the_lines_of_the_page(title: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     fit = parser()(["--config", str(REPO / "configs" / "quickstart.yaml"), "--config", title])
-    assert fit.data.class_path == "capo_lit.data.module.PromptDataModule"
+    assert fit.data.class_path == "capo_lit.PromptDataModule"
     sources = ArgumentParser(exit_on_error=False)
     sources.add_subclass_arguments(PromptSource, "source")
     problems: list[Problem] = []
