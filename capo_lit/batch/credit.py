@@ -100,18 +100,6 @@ def assign_credit(batch: StepBatch, config: CreditConfig, process_scale: float =
     return replace(table, token_rewards=rewards, advantages=credit)
 
 
-def credit_metrics(table: TokenTable) -> dict[str, float]:
-    """The reward/ family: judged on token advantages after voting, never on outcomes alone."""
-    group = table.group
-    silent = [not bool(table.advantages[group == index].any()) for index in torch.unique(group)]
-    tokens = table.mask.sum().clamp(min=1)
-    return {
-        "reward/token_mean": float(table.token_rewards.sum() / tokens),
-        "reward/zero_std_group_frac": sum(silent) / len(silent),
-        "reward/adv_abs_max": float(table.advantages.abs().max()),
-    }
-
-
 def _engine_logprobs(rollouts: tuple[Rollout, ...]) -> torch.Tensor | None:
     """(n, t) float32, or None if the engine gave none."""
     rows = [rollout.completion.logprobs for rollout in rollouts]

@@ -135,7 +135,8 @@ class CapoCLI(LightningCLI):
             kwargs["logger"] = [CSVLogger(root, name="csv"), TensorBoardLogger(root, name="tensorboard")]
         kwargs["plugins"] = [*_as_list(config.get("plugins")), AtomicCheckpointIO()]
         if config.get("enable_progress_bar") is not False:
-            self.trainer_defaults["callbacks"] = default_progress()  # last, so that it sees what the others log
+            # First, so that it tells of a step before the others start on the next.
+            kwargs["callbacks"] = [default_progress(), *_as_list(config.get("callbacks"))]
             kwargs["enable_progress_bar"] = sys.stderr.isatty()
         with in_our_words(self._leaves(), building=True):
             return super().instantiate_trainer(**kwargs)

@@ -112,22 +112,32 @@ def whiten(
     return (centred / (std + _EPS)).float()
 
 
-def explained_variance(returns: Float[Tensor, "n t"], values: Float[Tensor, "n t"], mask: Bool[Tensor, "n t"]) -> float:
+def explained_variance(
+    returns: Float[Tensor, "n t"],
+    values: Float[Tensor, "n t"],
+    mask: Bool[Tensor, "n t"],
+    total: Callable[[Tensor], Tensor] = _alone,
+) -> tuple[float, float]:
     """How much of the returns' variance the values know: 1 - Var(returns - values) / Var(returns), over the mask.
 
     Args:
         returns: (n, t); anything outside the mask.
         values: (n, t); anything outside the mask.
         mask: (n, t) bool.
+        total: adds a (3,) float64 sum up over data-parallel ranks; by default there is one rank.
 
     Returns:
-        At most 1; 0 for values that say nothing, and if the returns do not vary; negative for values that mislead.
+        Numerator and denominator, of this rank's tokens; summed over ranks their quotient is the explained share. It is
+        at most 1; 0 for values that say nothing, negative for values that mislead. Returns that do not vary have a
+        denominator of 0.
     """
-    seen, said = returns[mask].double(), values[mask].double()
-    spread = seen.var(correction=0) if seen.numel() else seen.new_zeros(())
-    if spread == 0:
-        return 0.0
-    return float(1 - (seen - said).var(correction=0) / spread)
+    seen = returns[mask].double()
+    missed = seen - values[mask].double()
+    count, *sums = total(torch.stack([mask.sum(dtype=torch.float64), seen.sum(), missed.sum()])).unbind()
+    whole, unknown = (
+        float((x - s / count.clamp(min=1)).square().sum()) for x, s in zip((seen, missed), sums, strict=True)
+    )
+    return whole - unknown, whole
 
 
 def value_loss(

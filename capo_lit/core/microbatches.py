@@ -26,7 +26,6 @@ def plan_microbatches(lengths: Sequence[int], budget: int) -> list[list[int]]:
     return plan
 
 
-def padding_share(lengths: Sequence[int], plan: Sequence[Sequence[int]]) -> float:
-    """Share of padding among the tokens of the micro-batches, in [0, 1)."""
-    padded = sum(len(rows) * max(lengths[row] for row in rows) for rows in plan)
-    return 1.0 - sum(lengths) / padded if padded else 0.0
+def padded_tokens(lengths: Sequence[int], plan: Sequence[Sequence[int]]) -> int:
+    """Tokens of the micro-batches, padding included."""
+    return sum(len(rows) * max(lengths[row] for row in rows) for rows in plan)

@@ -6,16 +6,15 @@ from typing import Protocol, runtime_checkable
 
 from capo_lit.batch.facts import CritiquedRollout
 from capo_lit.engines.base import Engine
-from capo_lit.evaluation.names import FAILURES
+from capo_lit.evaluation.names import FAILURES, METRICS
+from capo_lit.evaluation.reduction import Mean, Parts
 
 Counts = Mapping[str, float]
 
 ENDS = ("yes", "no", "parse", "length", "timeout", "error")
 """How a critique of an outcome ends, unless it is called off."""
-SUMS = (
-    "asked", "aborted", "aborted_completion_tokens", "judge_prompt_tokens", "judge_completion_tokens", "judge_tokens",
-    "failed_attempts",
-)  # fmt: skip
+RUN = ("judge_tokens", "trained_tokens")
+"""What a ledger keeps of a run."""
 
 
 @runtime_checkable
@@ -44,19 +43,11 @@ def critique_cost(critiqued: Sequence[CritiquedRollout]) -> dict[str, float]:
         "cached": float(len(critiques) - len(asked)),
         "asked": float(len(asked)),
         "aborted": float(sum(critique.aborted for critique in asked)),
-        "aborted_prompt_tokens": float(sum(map(_aborted_prompts, critiqued))),
         "judge_prompt_tokens": float(read),
         "judge_completion_tokens": float(wrote),
         "judge_tokens": float(read + wrote),
-        "judge_s": sum(critique.seconds for critique in asked),
         "trained_tokens": float(trained),
     }
-
-
-def _aborted_prompts(item: CritiquedRollout) -> int:
-    """Prompt tokens of the aborted critiques: the k critiques of a rollout have one prompt."""
-    aborted = sum(critique.aborted for critique in item.critiques)
-    return aborted * max((critique.prompt_tokens for critique in item.critiques), default=0)
 
 
 def outcome_cost(counts: Counts) -> dict[str, float]:
@@ -76,30 +67,35 @@ def outcome_cost(counts: Counts) -> dict[str, float]:
     }
 
 
-def cost_metrics(cost: Counts, family: str, when: str = "") -> dict[str, float]:
-    """What a judge took, under the names of evaluation/names.py.
+def cost_metrics(cost: Counts, family: str) -> Parts:
+    """What a judge took in one step, under the names of evaluation/names.py.
 
     Args:
-        cost: of one step, or of the run; see `critique_cost`, `outcome_cost` and `engine_counts`.
+        cost: see `critique_cost`, `outcome_cost` and `engine_counts`; what is not in it counts 0.
         family: of the metrics: critique or outcome.
-        when: what the names end in: nothing for a step, "_run" for the run.
     """
-    values = {name: cost.get(name, 0.0) for name in SUMS}
-    values["prefix_cached_frac"] = _ratio(cost, "prefix_cached_tokens", "prefix_tokens")
+    causes = FAILURES if "failed_attempts" in cost else ()  # a rule has no engine whose failures have causes
+    sums = (
+        "asked", "aborted", "aborted_completion_tokens", "judge_prompt_tokens", "judge_completion_tokens",
+        "failed_attempts", *(f"failed_{cause}" for cause in causes),
+    )  # fmt: skip
+    values: Parts = {f"{family}/{name}": cost.get(name, 0.0) for name in sums if f"{family}/{name}" in METRICS}
     if family == "critique":
-        values |= {name: cost.get(name, 0.0) for name in ("aborted_prompt_tokens", "judge_s")}
-        values["cached_frac"] = _ratio(cost, "cached", "critiques")
-        values["judge_tokens_per_trained_token"] = _ratio(cost, "judge_tokens", "trained_tokens")
-    return {f"{family}/{name}{when}": value for name, value in values.items()}
+        values["critique/prefix_cached_frac"] = _ratio(cost, "prefix_cached_tokens", "prefix_tokens")
+        values["critique/cached_frac"] = _ratio(cost, "cached", "critiques")
+    return values
 
 
-def failure_metrics(counts: Counts, family: str) -> dict[str, float]:
-    """Failed attempts of one step by cause, under the names of evaluation/names.py; see `engine_counts`."""
-    return {f"{family}/failed_{cause}": counts.get(f"failed_{cause}", 0.0) for cause in FAILURES}
+def run_metrics(total: Counts, family: str) -> Parts:
+    """What a judge took in the run so far; see `Ledger`."""
+    values: Parts = {f"{family}/judge_tokens_run": total.get("judge_tokens", 0.0)}
+    if family == "critique":
+        values["critique/judge_tokens_per_trained_token_run"] = _ratio(total, "judge_tokens", "trained_tokens")
+    return values
 
 
-def _ratio(counts: Counts, part: str, whole: str) -> float:
-    return counts[part] / counts[whole] if counts.get(whole) else 0.0
+def _ratio(counts: Counts, part: str, whole: str) -> Mean:
+    return Mean(counts.get(part, 0.0), counts.get(whole, 0.0))
 
 
 def engine_counts(engine: Engine) -> dict[str, float]:
@@ -121,6 +117,8 @@ def _cause(cause: str) -> str:
         return "http_429"
     if cause.startswith("status 5"):
         return "http_5xx"
+    if cause == "empty":
+        return "unreadable"
     return cause if cause in FAILURES else "other"
 
 
@@ -138,29 +136,26 @@ class Growth:
 
 
 class Ledger:
-    """The costs of a run so far.
+    """The costs of a run so far, as far as this process knows them: the sum over all processes is the run's.
 
     Attributes:
-        total: counts by name, see `critique_cost`, `outcome_cost` and `engine_counts`; plain numbers, for the
-            checkpoint.
+        total: the counts of RUN by name, see `critique_cost` and `outcome_cost`; plain numbers, for the checkpoint.
     """
 
     def __init__(self) -> None:
-        self.total: dict[str, float] = {}
+        self.total: dict[str, float] = dict.fromkeys(RUN, 0.0)
         self._engines: dict[Engine, Growth] = {}
 
     def add(self, counts: Counts) -> None:
-        """Add counts by name."""
-        for name, value in counts.items():
-            self.total[name] = self.total.get(name, 0.0) + value
+        """Add counts by name; those that are not kept are passed over."""
+        for name in RUN:
+            self.total[name] += counts.get(name, 0.0)
 
-    def add_engine(self, judge: object) -> dict[str, float]:
-        """Add what a judge's engine has counted since the last call, and return it; empty if it has no engine."""
+    def growth(self, judge: object) -> dict[str, float]:
+        """What a judge's engine has counted since the last call; empty if it has no engine."""
         if not isinstance(judge, AsksEngine):
             return {}
-        grown = self._engines.setdefault(judge.engine, Growth()).of(engine_counts(judge.engine))
-        self.add(grown)
-        return grown
+        return self._engines.setdefault(judge.engine, Growth()).of(engine_counts(judge.engine))
 
     def add_critiques(self, judge: object, critiqued: Sequence[CritiquedRollout], trained: bool) -> dict[str, float]:
         """Add what a judge of steps has just done, and return what its engine has counted meanwhile.
@@ -172,4 +167,4 @@ class Ledger:
         """
         cost = critique_cost(critiqued)
         self.add(cost if trained else {**cost, "trained_tokens": 0.0})
-        return self.add_engine(judge)
+        return self.growth(judge)

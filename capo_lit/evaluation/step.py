@@ -1,39 +1,38 @@
-"""Numbers about one step's rollouts and critiques, under the names of evaluation/names.py."""
+"""Numbers about one step's rollouts, critiques and credit, under the names of evaluation/names.py, of one process."""
 
 from collections.abc import Iterable, Sequence
 
-from capo_lit.batch.facts import CritiquedRollout, Rollout
-from capo_lit.evaluation.cost import ENDS, Counts, cost_metrics, critique_cost, failure_metrics, outcome_cost
+import torch
+
+from capo_lit.batch.facts import CritiquedRollout, Rollout, TokenTable
+from capo_lit.evaluation.cost import ENDS, Counts, cost_metrics, critique_cost, outcome_cost
+from capo_lit.evaluation.reduction import Mean, Part, Parts
 from capo_lit.verifier.answer import final_answer
 
 
-def rollout_metrics(rollouts: Sequence[Rollout], seconds: float) -> dict[str, float]:
+def rollout_metrics(rollouts: Sequence[Rollout], seconds: float) -> Parts:
     """The rollout/ family and the outcome's mean. A policy that learns to dodge its judge shows in its steps."""
     lengths = [len(rollout.completion.ids) for rollout in rollouts]
     known = [rollout.outcome for rollout in rollouts if rollout.outcome is not None]
     answers = [answer for r in rollouts if (answer := final_answer(r.completion.text)) is not None]
-    steps = sum(len(rollout.spans) for rollout in rollouts)
-    values = {
-        "rollout/steps_mean": steps / len(rollouts),
-        "rollout/tokens": float(sum(lengths)),
-        "rollout/length_mean": sum(lengths) / len(lengths),
+    steps, tokens, count = sum(len(rollout.spans) for rollout in rollouts), sum(lengths), len(rollouts)
+    return {
+        "rollout/count": float(count),
+        "rollout/tokens": float(tokens),
+        "rollout/length_mean": Mean(tokens, count),
         "rollout/length_max": float(max(lengths)),
         "rollout/truncated_frac": _share(r.completion.finish_reason == "length" for r in rollouts),
-        "rollout/answer_chars_mean": sum(map(len, answers)) / len(answers) if answers else 0.0,
-        "rollout/tokens_per_s": sum(lengths) / seconds if seconds > 0 else 0.0,
-        "reward/outcome_unknown_frac": _share(rollout.outcome is None for rollout in rollouts),
+        "rollout/steps_mean": Mean(steps, count),
+        "rollout/tokens_per_step_mean": Mean(tokens, steps),
+        "rollout/answer_chars_mean": Mean(sum(map(len, answers)), len(answers)),
+        "rollout/tokens_per_s": Mean(tokens, seconds),
+        "reward/outcome_mean": Mean(sum(known), len(known)),
+        "reward/outcome_unknown_frac": Mean(count - len(known), count),
         "time/rollout_s": seconds,
     }
-    if steps:
-        values["rollout/tokens_per_step_mean"] = sum(lengths) / steps
-    if known:
-        values["reward/outcome_mean"] = sum(known) / len(known)
-    return values
 
 
-def critique_metrics(
-    critiqued: Sequence[CritiquedRollout], seconds: float, engine: Counts | None = None
-) -> dict[str, float]:
+def critique_metrics(critiqued: Sequence[CritiquedRollout], seconds: float, engine: Counts | None = None) -> Parts:
     """The critique/ family.
 
     Args:
@@ -44,21 +43,20 @@ def critique_metrics(
     # Aborted ones could not change the vote any more: they are no abstentions.
     critiques = [critique for item in critiqued for critique in item.critiques if not critique.aborted]
     errors = [error for item in critiqued for error in item.verdict.step_error]
-    values = {
+    return {
+        "critique/wrong_step_frac": Mean(sum(errors), len(errors)),
         "critique/no_verdict_frac": _share(item.verdict.valid == 0 for item in critiqued if item.spans),
-        "critique/vote_agreement": sum(item.verdict.agreement for item in critiqued) / len(critiqued),
+        "critique/vote_agreement": Mean(sum(item.verdict.agreement for item in critiqued), len(critiqued)),
         "critique/parse_fail_frac": _share(critique.cause in ("parse", "length") for critique in critiques),
         "critique/abstain_frac": _share(critique.wrong is None for critique in critiques),
         "critique/timeout_frac": _share(critique.cause == "timeout" for critique in critiques),
         "critique/error_frac": _share(critique.cause.startswith("error") for critique in critiques),
         "time/critique_s": seconds,
+        **cost_metrics({**critique_cost(critiqued), **(engine or {})}, "critique"),
     }
-    if errors:
-        values["critique/wrong_step_frac"] = sum(errors) / len(errors)
-    return values | _costs(critique_cost(critiqued), engine, "critique")
 
 
-def outcome_metrics(counts: Counts, engine: Counts) -> dict[str, float]:
+def outcome_metrics(counts: Counts, engine: Counts) -> Parts:
     """The outcome/ family.
 
     Args:
@@ -66,24 +64,24 @@ def outcome_metrics(counts: Counts, engine: Counts) -> dict[str, float]:
         engine: what its engine counted meanwhile.
     """
     came = sum(counts.get(name, 0.0) for name in ENDS)
-    shares = {
-        "abstain_frac": ("parse", "length", "timeout", "error"),
-        "parse_fail_frac": ("parse", "length"),
-        "timeout_frac": ("timeout",),
-        "error_frac": ("error",),
+    mute = came - counts.get("yes", 0.0) - counts.get("no", 0.0)
+    cost = cost_metrics({**outcome_cost(counts), **engine}, "outcome")
+    return {"outcome/abstain_frac": Mean(mute, came), **cost}
+
+
+def credit_metrics(table: TokenTable) -> Parts:
+    """The reward/ family: judged on token advantages after voting, never on outcomes alone."""
+    group, tokens = table.group, float(table.mask.sum())
+    silent = [not bool(table.advantages[group == index].any()) for index in torch.unique(group)]
+    values: dict[str, Part] = {
+        "reward/token_mean": Mean(float(table.token_rewards.sum(dtype=torch.float64)), tokens),
+        "reward/zero_std_group_frac": _share(silent),
     }
-    values = {
-        f"outcome/{name}": sum(counts.get(end, 0.0) for end in ends) / came if came else 0.0
-        for name, ends in shares.items()
-    }
-    return values | _costs(outcome_cost(counts), engine, "outcome")
+    if table.advantages.numel():
+        values["reward/adv_abs_max"] = float(table.advantages.abs().max())
+    return values
 
 
-def _costs(cost: dict[str, float], engine: Counts | None, family: str) -> dict[str, float]:
-    values = cost_metrics({**cost, **(engine or {})}, family)
-    return values | failure_metrics(engine, family) if engine else values
-
-
-def _share(flags: Iterable[bool]) -> float:
+def _share(flags: Iterable[bool]) -> Mean:
     values = list(flags)
-    return sum(values) / len(values) if values else 0.0
+    return Mean(sum(values), len(values))

@@ -8,13 +8,15 @@ from typing import Any
 
 import torch
 
-from capo_lit.batch.credit import CreditConfig, assign_credit, credit_metrics
+from capo_lit.batch.credit import CreditConfig, assign_credit
 from capo_lit.batch.facts import TokenTable
 from capo_lit.batch.step import StepBatch
 from capo_lit.core.errors import BatchError
-from capo_lit.core.loss import Sums, add_sums, loss_means, loss_normalizer, policy_loss
-from capo_lit.core.microbatches import padding_share, plan_microbatches
+from capo_lit.core.loss import Sums, add_sums, loss_normalizer, policy_loss
+from capo_lit.core.microbatches import padded_tokens, plan_microbatches
 from capo_lit.core.seeding import derive_seed
+from capo_lit.evaluation.reduction import Mean, Parts
+from capo_lit.evaluation.step import credit_metrics
 from capo_lit.training.logprobs import response_logprobs
 from capo_lit.training.policy import PolicyModule, load_policy
 from capo_lit.training.settings import LossConfig, OptimConfig, UpdateConfig
@@ -63,18 +65,18 @@ class CapoModule(PolicyModule):
         values = self.update_policy(table, batch.step)
         batch.set_credit(table)
         seconds = time.perf_counter() - started
-        values |= {"time/update_s": seconds, "policy/train_tokens_per_s": sum(table.lengths) / seconds}
-        self.log_metrics(values | self.credit_metrics(table), len(batch))
+        values |= {"time/update_s": seconds, "policy/train_tokens_per_s": Mean(sum(table.lengths), seconds)}
+        self.measure(values | self.credit_metrics(table))
 
     def assign_credit(self, batch: StepBatch) -> TokenTable:
         """Facts to token rewards and advantages."""
         return assign_credit(batch, self.credit, float(self.process_scale))
 
-    def credit_metrics(self, table: TokenTable) -> dict[str, float]:
+    def credit_metrics(self, table: TokenTable) -> Parts:
         """What to log of the credit."""
         return credit_metrics(table)
 
-    def update_policy(self, table: TokenTable, step: int) -> dict[str, float]:
+    def update_policy(self, table: TokenTable, step: int) -> Parts:
         """All optimizer steps of one batch of rollouts; fills the table's logprobs, and returns what to log.
 
         Raises:
@@ -103,8 +105,9 @@ class CapoModule(PolicyModule):
                 sums = add_sums(sums, part_sums)
                 losses = add_sums(losses, {name: part.detach().double() for name, part in parts.items()})
             norms.append(self.apply_gradient(optimizer))  # type: ignore[arg-type]
-        values = {name: float(total) / len(norms) for name, total in losses.items()}
-        return values | self._update_metrics(table, loss_means(sums)) | {"policy/grad_norm": sum(norms) / len(norms)}
+        # A loss is divided by the mean of the processes' normalizers: its mean over them is that of one process alone.
+        values: Parts = {name: Mean(float(total), len(norms)) for name, total in losses.items()}
+        return values | self._update_metrics(table, sums) | {"policy/grad_norm": Mean(sum(norms), len(norms))}
 
     @property
     def _budget(self) -> int:
@@ -155,21 +158,26 @@ class CapoModule(PolicyModule):
             object.__setattr__(self, "_reference", reference)
         return self._forward(part, self._reference)[0]
 
-    def _update_metrics(self, table: TokenTable, means: dict[str, float]) -> dict[str, float]:
+    def _update_metrics(self, table: TokenTable, sums: Sums) -> Parts:
         """The policy/ family, but for the loss and its gradient."""
         names = ["clip_low_frac", "clip_high_frac", "ratio_mean", "approx_kl"]
         names += ["importance_mean", "importance_capped_frac"] if self.loss.importance_cap is not None else []
         names += ["kl_ref"] if self.loss.kl_coef > 0 else []
-        tokens = table.mask.sum().clamp(min=1)
-        values = {f"policy/{name}": means[name] for name in names} | {
-            "policy/lr": self.last_lr,
-            "policy/entropy": float(table.entropy[table.mask].sum(dtype=torch.float64) / tokens),
-            "policy/version": float(self.version),
-            "policy/pad_frac": padding_share(table.lengths, plan_microbatches(table.lengths, self._budget)),
+        trained, *totals = torch.stack(
+            [sums[name] for name in ("tokens", *names)]
+        ).tolist()
+        tokens = float(table.mask.sum())
+        padded = padded_tokens(table.lengths, plan_microbatches(table.lengths, self._budget))
+        values: Parts = {f"policy/{name}": Mean(total, trained) for name, total in zip(names, totals, strict=True)}
+        values |= {
+            "policy/lr": Mean(self.last_lr),
+            "policy/entropy": Mean(float(table.entropy[table.mask].sum(dtype=torch.float64)), tokens),
+            "policy/version": Mean(float(self.version)),
+            "policy/pad_frac": Mean(padded - sum(table.lengths), padded),
         }
         if table.engine_logprobs is not None:
             gap = (table.logprobs - table.engine_logprobs).abs() * table.mask
-            values["policy/engine_logp_gap"] = float(gap.sum(dtype=torch.float64) / tokens)
+            values["policy/engine_logp_gap"] = Mean(float(gap.sum(dtype=torch.float64)), tokens)
             values["policy/engine_logp_gap_max"] = float(gap.max()) if gap.numel() else 0.0
         return values
 

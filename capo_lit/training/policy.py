@@ -1,7 +1,7 @@
 """What every trainable policy shares: loading, optimizer, scoring, evaluation and export. CapoModule and SFTModule
 add their losses."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from capo_lit.core.errors import ConfigError, UpdateError
 from capo_lit.core.microbatches import plan_microbatches
 from capo_lit.core.seeding import derive_seed
 from capo_lit.evaluation.names import check_names, spec
+from capo_lit.evaluation.reduction import Part, check_parts, reduced
 from capo_lit.evaluation.validation import Evaluation
 from capo_lit.training.logprobs import check_head, response_logprobs
 from capo_lit.training.rollouts import Sampler
@@ -82,6 +83,7 @@ class PolicyModule(LightningModule):
         self.evaluation: Evaluation | None = None
         self.evaluated_by: dict[str, Any] = {}
         self.last_lr = 0.0
+        self._parts: dict[str, Part] = {}
 
     @property
     def version(self) -> int:
@@ -94,12 +96,24 @@ class PolicyModule(LightningModule):
             tensor = parameter.detach()
             yield name, tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
+    def measure(self, parts: Mapping[str, Part]) -> None:
+        """Note what this process knows of the step's metrics; all are reduced together when the step ends."""
+        check_parts(parts)
+        self._parts |= parts
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Exchange the step's metrics, once, after all callbacks have measured, and log them."""
+        parts, self._parts = self._parts, {}
+        strategy = self.trainer.strategy
+        values = reduced(parts, lambda row: strategy.all_gather(row.to(strategy.root_device)))
+        self.log_metrics(values, len(batch))
+
     def log_metrics(self, values: dict[str, float], batch_size: int) -> None:
-        """Log values whose names evaluation/names.py defines; means over data-parallel ranks."""
+        """Log values whose names evaluation/names.py defines, and which are the same on every process."""
         # The x-axis of every logger: optimizer steps, and not Lightning's count of batches from 0.
         self.log("step", float(self.version), batch_size=batch_size)
         for name, value in check_names(values).items():
-            self.log(name, value, prog_bar=spec(name).prog_bar, batch_size=batch_size, sync_dist=True)
+            self.log(name, value, prog_bar=spec(name).prog_bar, batch_size=batch_size)
 
     @torch.no_grad()
     def score(

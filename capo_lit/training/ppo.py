@@ -12,6 +12,7 @@ from capo_lit.batch.step import StepBatch
 from capo_lit.core.gae import explained_variance, gae, timed_rewards, value_loss, whiten
 from capo_lit.core.loss import Sums
 from capo_lit.core.microbatches import plan_microbatches
+from capo_lit.evaluation.reduction import Mean, Parts
 from capo_lit.training.capo import CapoModule
 from capo_lit.training.settings import LossConfig, OptimConfig, PPOConfig, UpdateConfig
 from capo_lit.training.value import ValueModel
@@ -79,14 +80,14 @@ class PPOModule(CapoModule):
         advantages = advantages if cap is None else advantages.clamp(-cap, cap)
         return replace(table, token_rewards=rewards, advantages=advantages, values=values, returns=returns)
 
-    def credit_metrics(self, table: TokenTable) -> dict[str, float]:
+    def credit_metrics(self, table: TokenTable) -> Parts:
         """The reward/ and value/ families."""
-        tokens = table.mask.sum().clamp(min=1)
+        tokens = float(table.mask.sum())
         return {
             **super().credit_metrics(table),
-            "value/mean": float(torch.where(table.mask, table.values, 0.0).sum() / tokens),
-            "value/return_mean": float(table.returns.sum() / tokens),
-            "value/explained_variance": explained_variance(table.returns, table.values, table.mask),
+            "value/mean": Mean(float(table.values[table.mask].sum(dtype=torch.float64)), tokens),
+            "value/return_mean": Mean(float(table.returns[table.mask].sum(dtype=torch.float64)), tokens),
+            "value/explained_variance": Mean(*explained_variance(table.returns, table.values, table.mask, self._total)),
         }
 
     @torch.no_grad()

@@ -7,6 +7,7 @@ import torch
 
 from capo_lit.core.microbatches import plan_microbatches
 from capo_lit.data.sft import SFTBatch
+from capo_lit.evaluation.reduction import Mean
 from capo_lit.training.logprobs import response_logprobs
 from capo_lit.training.policy import PolicyModule
 from capo_lit.training.settings import OptimConfig, UpdateConfig
@@ -56,10 +57,11 @@ class SFTModule(PolicyModule):
             total += float(loss.detach())
         norm = self.apply_gradient(optimizer)
         seconds = time.perf_counter() - started
-        values = {
-            "sft/loss": total,
-            "sft/tokens_per_s": sum(lengths) / seconds,
-            "policy/grad_norm": norm,
-            "policy/lr": self.last_lr,
-        }
-        self.log_metrics(values, len(batch))
+        self.measure(
+            {
+                "sft/loss": Mean(total),
+                "sft/tokens_per_s": Mean(sum(lengths), seconds),
+                "policy/grad_norm": Mean(norm),
+                "policy/lr": Mean(self.last_lr),
+            }
+        )

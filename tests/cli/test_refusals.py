@@ -169,12 +169,12 @@ def test_progress_shows_an_end_only_where_there_is_one_and_the_last_step_once(mo
     )
     for step in (1, 2):
         trainer = SimpleNamespace(global_step=step, max_steps=max_steps, progress_bar_metrics={})
-        progress.on_train_batch_end(trainer, None, None, None, 0)
+        progress.on_train_batch_start(trainer, None, None, 0)
     progress.on_train_end(trainer, None)
     assert lines == shown
     late = LineProgress(seconds=1e9)
     late._last = time.monotonic()
-    late.on_train_batch_end(trainer, None, None, None, 0)
+    late.on_train_batch_start(trainer, None, None, 0)
     assert lines == shown
     late.on_train_end(trainer, None)
     assert lines == [*shown, shown[-1]]

@@ -139,11 +139,24 @@ def test_whitening_adds_sums_up_over_ranks():
 def test_explained_variance_by_hand():
     mask = torch.tensor([[True, True, True, False]])
     returns = tensor([[0, 2, 4, NAN]])
-    assert explained_variance(returns, returns + 7, mask) == 1.0  # a constant is no variance
-    assert explained_variance(returns, torch.zeros(1, 4), mask) == 0.0
-    # Errors (0, 0, 3): variance 2; of the returns 8/3: 1 - 2 / (8/3) = 0.25
-    assert explained_variance(returns, tensor([[0, 2, 1, 5]]), mask) == pytest.approx(0.25)
-    assert explained_variance(torch.ones(1, 4), returns, mask) == 0.0
+    # Squared deviations of the returns: 4 + 0 + 4.
+    assert explained_variance(returns, returns + 7, mask) == (8.0, 8.0)  # a constant is no variance
+    assert explained_variance(returns, torch.zeros(1, 4), mask) == (0.0, 8.0)
+    # Errors (0, 0, 3), squared deviations 1 + 1 + 4: 2 of 8 are explained.
+    assert explained_variance(returns, tensor([[0, 2, 1, 5]]), mask) == pytest.approx((2.0, 8.0))
+    assert explained_variance(torch.ones(1, 4), returns, mask)[1] == 0.0
+
+
+def test_explained_variance_of_two_ranks_is_that_of_their_tokens_together():
+    returns, values = tensor([[0, 2, 4, 1]]), tensor([[0, 2, 1, 0]])
+    halves = [torch.tensor([[True, True, False, False]]), torch.tensor([[False, False, True, True]])]
+    asked = []
+    for half in halves:
+        explained_variance(returns, values, half, lambda own: asked.append(own) or own)
+    both = sum(asked)
+    parts = [explained_variance(returns, values, half, lambda own: both) for half in halves]
+    whole = explained_variance(returns, values, torch.ones(1, 4, dtype=torch.bool))
+    assert [sum(numbers) for numbers in zip(*parts, strict=True)] == pytest.approx(whole)
 
 
 def test_the_values_loss_by_hand():

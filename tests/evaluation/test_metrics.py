@@ -1,6 +1,8 @@
 """Metric names, and avg@k and pass@k against hand-worked numbers and binomial coefficients."""
 
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,10 +11,15 @@ from hypothesis import strategies as st
 
 from capo_lit.core.errors import BatchError, ConfigError
 from capo_lit.evaluation.at_k import AvgAtK, PassAtK
-from capo_lit.evaluation.names import LM_EVAL, METRICS, SPECS, check_names, markdown_table, spec
+from capo_lit.evaluation.names import LM_EVAL, METRICS, SPECS, check_names, markdown_page, spec
 
 NAN = float("nan")
-FAMILIES = {"reward", "rollout", "critique", "outcome", "policy", "time", "val", "test", "sft", "value"}
+FAMILIES = {"reward", "rollout", "critique", "outcome", "policy", "time", "val", "sft", "value"}
+
+
+def table_rows() -> list[str]:
+    lines = markdown_page().splitlines()
+    return lines[lines.index("|---|---|---|---|") + 1 :]
 
 
 def test_every_name_is_in_a_family_and_stands_under_itself() -> None:
@@ -23,8 +30,25 @@ def test_every_name_is_in_a_family_and_stands_under_itself() -> None:
 
 def test_names_are_defined_once_and_stand_in_the_table_once() -> None:
     assert len(SPECS) == len(METRICS)
-    names = [cell.strip(" `") for line in markdown_table().splitlines()[2:] for cell in line.split("|")[1].split(",")]
-    assert sorted(names) == sorted([*METRICS, LM_EVAL.name])
+    names = [line.split("|")[1].strip(" `") for line in table_rows()]
+    assert names == [*METRICS, LM_EVAL.name]
+
+
+def test_there_are_at_most_90_metrics() -> None:
+    assert len(table_rows()) <= 90
+
+
+def test_a_mean_says_what_it_divides_by_and_nothing_else_divides() -> None:
+    for metric in (*SPECS, LM_EVAL):
+        assert bool(metric.weight) == (metric.reduction == "mean"), metric.name
+        assert metric.reduction == "max" or not metric.name.endswith("_max"), metric.name
+        assert metric.reduction == "mean" or not metric.name.endswith(("_mean", "_frac", "_per_s")), metric.name
+
+
+def test_the_page_of_metrics_is_what_the_command_writes() -> None:
+    page = Path(__file__).parents[2] / "docs" / "metrics.md"
+    told = "stale; run `python -m capo_lit.evaluation.names > docs/metrics.md`"
+    assert page.read_text(encoding="utf-8") == markdown_page(), told
 
 
 def test_suffixes_say_the_unit() -> None:
@@ -36,8 +60,11 @@ def test_suffixes_say_the_unit() -> None:
 
 
 def test_validation_and_test_report_the_same() -> None:
-    by_stage = [{n.split("/")[1] for n in METRICS if n.startswith(f"{stage}/")} for stage in ("val", "test")]
-    assert by_stage[0] == by_stage[1]
+    for name in (name for name in METRICS if name.startswith("val/")):
+        other = name.replace("val/", "test/")
+        assert spec(other) == replace(spec(name), name=other)
+    with pytest.raises(ConfigError, match="test/loss"):
+        spec("test/loss")
 
 
 def test_the_progress_bar_shows_reward_wrong_steps_speeds_and_judge_time() -> None:
@@ -52,11 +79,11 @@ def test_the_progress_bar_shows_reward_wrong_steps_speeds_and_judge_time() -> No
 
 
 def test_table_has_a_cell_for_every_column() -> None:
-    lines = markdown_table().splitlines()
-    assert lines[0] == "| metric | unit | meaning |"
-    assert all(line.count("|") == 4 for line in lines)
-    assert "| `time/sync_s` | s | pushing weights into the engine |" in lines
-    assert any(line.startswith("| `val/avg_at_k`, `test/avg_at_k` | share |") for line in lines)
+    assert "| metric | unit | reduction | meaning |" in markdown_page().splitlines()
+    lines = table_rows()
+    assert all(line.count("|") == 5 for line in lines)
+    assert "| `rollout/length_max` | tokens | max | longest response |" in lines
+    assert any(line.startswith("| `rollout/length_mean` | tokens | mean over rollouts |") for line in lines)
 
 
 def test_known_names_pass_through_and_unknown_ones_name_the_nearest() -> None:

@@ -18,7 +18,10 @@ class Given(LabelledSource):
 
 
 class Judge(StepJudge):
-    """Knows the labels of `Given`, and gets the first `misses` wrong ones wrong; of other rollouts it flags step 0."""
+    """Knows the labels of `Given`, and gets the first `misses` wrong ones wrong; of other rollouts it flags step 0.
+
+    A critique reads one token.
+    """
 
     def __init__(self, misses=0, mute=False):
         self.misses, self.mute, self.seeds = misses, mute, []
@@ -32,4 +35,4 @@ class Judge(StepJudge):
                 number = int(uid[1:])
                 wrong = frozenset({1}) if number >= 4 + self.misses else frozenset()
             cause = "parse" if self.mute else ""
-            yield critiqued(rollout, [Critique("", None if self.mute else wrong, cause)], "greedy")
+            yield critiqued(rollout, [Critique("", None if self.mute else wrong, cause, prompt_tokens=1)], "greedy")

@@ -9,6 +9,7 @@ from capo_lit.batch.facts import Critique, Prompt, Rollout
 from capo_lit.batch.step import StepBatch
 from capo_lit.core.errors import ConfigError
 from capo_lit.evaluation.names import METRICS
+from capo_lit.evaluation.reduction import reduced
 from capo_lit.evaluation.step import critique_metrics, rollout_metrics
 from capo_lit.genprm.base import critiqued
 from capo_lit.training.callbacks.alarms import BANDS, AlarmCallback
@@ -32,7 +33,7 @@ def batch_of(text: str, step: int, wrong: frozenset[int] = frozenset({0}), judge
 def alarms(callback: AlarmCallback, *batches: StepBatch) -> tuple[list[float], list[str]]:
     """The metric at every step, and the warnings."""
     logged: list[float] = []
-    module = SimpleNamespace(log_metrics=lambda values, size: logged.append(values["rollout/alarms"]))
+    module = SimpleNamespace(measure=lambda parts: logged.append(parts["rollout/alarms"]))
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         for batch in batches:
@@ -96,8 +97,8 @@ def test_without_verdicts_the_rollouts_alone_are_watched() -> None:
 def test_the_length_of_the_answer_is_that_of_what_is_stated() -> None:
     answers = ["\\boxed{12}", "no answer, so it has no length", "hm\n#### 1234", "\\boxed{never closed"]
     rollouts = [Rollout(row, 0, row, PROMPT, completion(text), 1.0) for row, text in enumerate(answers)]
-    assert rollout_metrics(rollouts, 1.0)["rollout/answer_chars_mean"] == (2 + 4) / 2
-    assert rollout_metrics(rollouts[1:2], 1.0)["rollout/answer_chars_mean"] == 0
+    assert rollout_metrics(rollouts, 1.0)["rollout/answer_chars_mean"] == (2 + 4, 2)
+    assert "rollout/answer_chars_mean" not in reduced(rollout_metrics(rollouts[1:2], 1.0))
 
 
 def test_what_is_watched_is_what_is_logged() -> None:

@@ -187,8 +187,8 @@ def test_a_checkpoint_of_before_the_gate_is_resumed_with_the_full_weight(folder,
 
 def test_what_the_gate_asks_is_in_the_ledger_of_the_run(folder):
     gate = JudgeGateCallback([Given()], every_n_steps=2)
-    logged = fit(folder, gate, steps=3, names=("critique/asked", "critique/asked_run"))[-1]
-    # One critique for each of 8 labelled solutions before step 0 and before step 2, and of 4 rollouts in every step.
+    logged = fit(folder, gate, steps=3, names=("critique/asked", "critique/judge_tokens_run"))[-1]
+    # A critique of one token for each of 8 labelled solutions before steps 0 and 2, and of 4 rollouts in every step.
     assert logged == [(4, 8 + 4), (4, 8 + 8), (4, 2 * 8 + 12)]
 
 

@@ -8,6 +8,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from capo_lit.batch.step import StepBatch
 from capo_lit.core.errors import check_settings
 from capo_lit.evaluation.names import spec
+from capo_lit.evaluation.reduction import reduced
 from capo_lit.evaluation.step import critique_metrics, rollout_metrics
 
 BANDS = {
@@ -42,14 +43,15 @@ class AlarmCallback(Callback):
         self._raised: list[str] = []
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Compare this process's rollouts of the step, warn, and log how many metrics are out of their band."""
+        """Compare this process's rollouts of the step, warn, and count the metrics that are out of their band."""
         if not isinstance(batch, StepBatch):
             return
-        values = rollout_metrics(batch.require_rollouts(), batch.rollout_seconds)
+        parts = rollout_metrics(batch.require_rollouts(), batch.rollout_seconds)
         if batch.has_verdicts:
-            values |= critique_metrics(batch.require_verdicts(), 0.0)
+            parts |= critique_metrics(batch.require_verdicts(), 0.0)
+        values = reduced(parts)
         out = [name for name in self.bands if name in values and self._is_out(name, values[name], batch.step)]
-        pl_module.log_metrics({"rollout/alarms": float(len(out))}, len(batch))
+        pl_module.measure({"rollout/alarms": float(len(out))})
 
     def state_dict(self) -> dict[str, Any]:
         """The values of the first steps, and the alarms that were raised."""

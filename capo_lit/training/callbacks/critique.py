@@ -4,20 +4,21 @@ import time
 from collections import Counter
 from typing import Any
 
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Trainer
 
 from capo_lit.batch.facts import CritiquedRollout
 from capo_lit.batch.step import StepBatch
 from capo_lit.core.errors import ConfigError, JudgeError
 from capo_lit.core.seeding import derive_seed
 from capo_lit.engines.policy import bind_policy
-from capo_lit.evaluation.cost import Ledger, cost_metrics
+from capo_lit.evaluation.cost import run_metrics
 from capo_lit.evaluation.judging.quality import JudgeQuality
 from capo_lit.evaluation.step import critique_metrics
 from capo_lit.genprm.base import StepJudge
+from capo_lit.training.callbacks.ledger import LedgerCallback
 
 
-class CritiqueCallback(Callback):
+class CritiqueCallback(LedgerCallback):
     """Asks the judge about every rollout of a training step, and of an evaluation if it has a judge for that.
 
     Args:
@@ -46,9 +47,9 @@ class CritiqueCallback(Callback):
                 "a judge, and an eval_judge that it is measured against",
                 change="--critique.score_judge false, or --critique.eval_judge",
             )
+        super().__init__()
         self._quality = JudgeQuality() if score_judge else None
         self.judge, self.eval_judge, self.max_abstain_frac, self.seed = judge, eval_judge, max_abstain_frac, seed
-        self.ledger = Ledger()
         self._counted: dict[str, float] = {}
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
@@ -73,24 +74,13 @@ class CritiqueCallback(Callback):
         # The judge's time that the rollouts did not hide.
         self._seconds = time.perf_counter() - started - (batch.rollout_seconds - waited)
         self._counted = self.ledger.add_critiques(self.judge, batch.require_verdicts(), trained=True)
-        self.ledger.add({"waited_s": self._seconds})
         self._refuse_mute_judge(batch.require_verdicts(), batch.step)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Log what the judge said."""
+        """Measure what the judge said."""
         if isinstance(batch, StepBatch) and batch.has_verdicts:
             values = critique_metrics(batch.require_verdicts(), self._seconds, self._counted)
-            values |= cost_metrics(self.ledger.total, "critique", "_run")
-            values["time/critique_s_run"] = self.ledger.total["waited_s"]
-            pl_module.log_metrics(values, len(batch))
-
-    def state_dict(self) -> dict[str, float]:
-        """The ledger so far, for the checkpoint."""
-        return dict(self.ledger.total)
-
-    def load_state_dict(self, state_dict: dict[str, float]) -> None:
-        """Go on with the ledger of the run that is resumed."""
-        self.ledger.total = dict(state_dict)
+            pl_module.measure(values | run_metrics(self.ledger.total, "critique"))
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: Any, batch: StepBatch, batch_idx: int, dataloader_idx: int = 0

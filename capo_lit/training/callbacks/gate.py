@@ -13,6 +13,7 @@ from capo_lit.evaluation.cost import Ledger
 from capo_lit.evaluation.judging.labelled import LabelledSource
 from capo_lit.evaluation.judging.scores import first_wrong, processbench_scores
 from capo_lit.evaluation.judging.solutions import Solution
+from capo_lit.evaluation.reduction import Mean
 from capo_lit.genprm.base import StepJudge
 from capo_lit.training.callbacks.critique import CritiqueCallback
 
@@ -143,10 +144,10 @@ class JudgeGateCallback(Callback):
             self._act(pl_module)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Log the last score and the scale in force."""
+        """Measure the last score and the scale in force."""
         if self.f1 is not None and isinstance(batch, StepBatch):
-            values = {"critique/gate_f1": self.f1, "critique/process_scale": float(pl_module.process_scale)}
-            pl_module.log_metrics(values, len(batch))
+            scale = float(pl_module.process_scale)
+            pl_module.measure({"critique/gate_f1": Mean(self.f1), "critique/process_scale": Mean(scale)})
 
     def state_dict(self) -> dict[str, Any]:
         """The last score."""

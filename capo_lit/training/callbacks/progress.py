@@ -23,10 +23,10 @@ class LineProgress(Callback):
         self.seconds, self._last, self._told = seconds, 0.0, -1
 
     @rank_zero_only
-    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Log one line if it is time."""
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Log one line about the step before, if it is time: its metrics were reduced after the callbacks had ended."""
         now = time.monotonic()
-        if now - self._last >= self.seconds:
+        if now - self._last >= self.seconds and trainer.global_step > 0:
             self._last = now
             self._tell(trainer)
 
@@ -46,6 +46,16 @@ class LineProgress(Callback):
         _log.info("step %d%s  %s", trainer.global_step, end, shown)
 
 
+class MetricsBar(RichProgressBar):
+    """A rich bar that takes up a step's metrics when the next begins: they are reduced after the callbacks' ends."""
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Show the metrics of the step before."""
+        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
+        self._update_metrics(trainer, pl_module)
+        self.refresh()
+
+
 def default_progress() -> Callback:
     """A rich bar if standard error is a terminal, else lines."""
-    return RichProgressBar(leave=True) if sys.stderr.isatty() else LineProgress()
+    return MetricsBar(leave=True) if sys.stderr.isatty() else LineProgress()

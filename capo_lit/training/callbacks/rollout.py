@@ -3,7 +3,7 @@
 import time
 from typing import Any
 
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
 from capo_lit.batch.sampling import Sampling
@@ -12,14 +12,16 @@ from capo_lit.core.errors import ConfigError
 from capo_lit.core.steps import Style
 from capo_lit.engines.base import Engine
 from capo_lit.engines.policy import bind_policy
-from capo_lit.evaluation.cost import AsksEngine, Growth, Ledger, cost_metrics, outcome_cost
+from capo_lit.evaluation.cost import AsksEngine, Growth, outcome_cost, run_metrics
+from capo_lit.evaluation.reduction import Parts
 from capo_lit.evaluation.step import outcome_metrics, rollout_metrics
+from capo_lit.training.callbacks.ledger import LedgerCallback
 from capo_lit.training.rollouts import Sampler
 from capo_lit.verifier.outcomes import OutcomeSource
 from capo_lit.verifier.pool import Verifier
 
 
-class RolloutCallback(Callback):
+class RolloutCallback(LedgerCallback):
     """Samples g rollouts per prompt before each training step, and k samples plus a greedy one for evaluation.
 
     Args:
@@ -60,12 +62,13 @@ class RolloutCallback(Callback):
             raise ConfigError(
                 f"group_size {group_size}", "at least 2 rollouts per prompt", change="--rollout.group_size"
             )
+        super().__init__()
         self.sampler = Sampler(engine, style, max_probe_gap, seed)
         self.verifier, self.outcomes = verifier, outcomes
         self.group_size, self.sampling = group_size, sampling
         self.eval_samples, self.eval_sampling = eval_samples, eval_sampling
         self._sync_s = 0.0
-        self._outcome_ledger, self._votes = Ledger(), Growth()
+        self._votes = Growth()
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         """Refuse combinations that would train on wrong numbers, before anything is generated."""
@@ -92,20 +95,12 @@ class RolloutCallback(Callback):
         batch.set_rollouts(rollouts, self.sampling)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Log what was sampled."""
+        """Measure what was sampled."""
         if isinstance(batch, StepBatch):
             values = rollout_metrics(batch.require_rollouts(), batch.rollout_seconds)
             values |= {"time/sync_s": self._sync_s, "time/step_s": time.perf_counter() - self._started}
             values |= self._outcome_metrics()
-            pl_module.log_metrics(values, len(batch))
-
-    def state_dict(self) -> dict[str, float]:
-        """What the judge of outcomes has taken so far, for the checkpoint."""
-        return dict(self._outcome_ledger.total)
-
-    def load_state_dict(self, state_dict: dict[str, float]) -> None:
-        """Go on with the ledger of the run that is resumed."""
-        self._outcome_ledger.total = dict(state_dict)
+            pl_module.measure(values)
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: Any, batch: StepBatch, batch_idx: int, dataloader_idx: int = 0
@@ -126,14 +121,14 @@ class RolloutCallback(Callback):
         if self.outcomes is not None:
             self.outcomes.close()
 
-    def _outcome_metrics(self) -> dict[str, float]:
-        """What a judge of outcomes did in this step, and in the run; empty for a rule."""
+    def _outcome_metrics(self) -> Parts:
+        """What a judge of outcomes did in this step, and took in the run; empty for a rule."""
         if not isinstance(self.outcomes, AsksEngine):
             return {}
-        counts, ledger = self._votes.of(self.outcomes.counters), self._outcome_ledger
-        ledger.add(outcome_cost(counts))
-        values = outcome_metrics(counts, ledger.add_engine(self.outcomes))
-        return values | cost_metrics(ledger.total, "outcome", "_run")
+        counts = self._votes.of(self.outcomes.counters)
+        self.ledger.add(outcome_cost(counts))
+        values = outcome_metrics(counts, self.ledger.growth(self.outcomes))
+        return values | run_metrics(self.ledger.total, "outcome")
 
     def _sync(self, pl_module: Any, batch: StepBatch) -> None:
         started = time.perf_counter()
