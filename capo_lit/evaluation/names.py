@@ -140,9 +140,7 @@ _POLICY = (
     _share("policy/importance_capped_frac", "tokens", "whose importance weight reached the cap"),
     _mean("policy/version", "updates", "processes", "optimizer steps that the weights have seen"),
     _share("policy/pad_frac", "tokens of the micro-batches", "padding"),
-    _mean(
-        "policy/train_tokens_per_s", "tokens/s", "seconds", "trained on by a process, with prompts", prog_bar=True
-    ),
+    _mean("policy/train_tokens_per_s", "tokens/s", "seconds", "trained on by a process, with prompts", prog_bar=True),
 )
 _TIME = (
     _max("time/sync_s", "s", "pushing weights into the engine; the slowest process"),

@@ -54,6 +54,21 @@ class Run:
         return max((*map(int, versions), *(step for curve in self.curves.values() for step in curve)), default=0)
 
 
+def processes(config: Mapping[str, Any], curves: Mapping[str, Curve]) -> int:
+    """What the log of a step has to be multiplied by to be the sum over all processes.
+
+    Logs with `rollout/count` hold sums. Older ones hold means over the processes, whose number the config tells.
+
+    Args:
+        config: settings by dotted name.
+        curves: metrics by name.
+    """
+    if "rollout/count" in curves:
+        return 1
+    devices, nodes = config.get("trainer.devices", 1), config.get("trainer.num_nodes", 1)
+    return (devices if isinstance(devices, int) and devices > 0 else 1) * (nodes if isinstance(nodes, int) else 1)
+
+
 def find_runs(paths: Iterable[Path]) -> list[Path]:
     """The run folders at or under some paths, in order of name, each once.
 
@@ -97,7 +112,7 @@ def read_runs(folders: Iterable[Path], labels: Sequence[tuple[str, str]] = ()) -
     Raises:
         DataError: if a config or a CSV file cannot be read.
     """
-    runs = [_read(folder) for folder in folders]
+    runs = [read_run(folder) for folder in folders]
     words = {run.path: _words(run.path) for run in runs}
     counts = Counter(word for given in words.values() for word in set(given))
     composed = sum(bool(given) for given in words.values())
@@ -111,7 +126,12 @@ def read_runs(folders: Iterable[Path], labels: Sequence[tuple[str, str]] = ()) -
     return sorted(named + _by_config(nameless), key=lambda run: order[run.path])
 
 
-def _read(folder: Path) -> Run:
+def read_run(folder: Path) -> Run:
+    """One run folder; the system it is a run of is left empty.
+
+    Raises:
+        DataError: if its config or a CSV file cannot be read.
+    """
     file = _config_file(folder)
     config = dict(_flat((file and _yaml(file)) or {}))
     digest = hashlib.sha256(file.read_bytes()).hexdigest()[:12] if file else ""

@@ -163,9 +163,7 @@ class CapoModule(PolicyModule):
         names = ["clip_low_frac", "clip_high_frac", "ratio_mean", "approx_kl"]
         names += ["importance_mean", "importance_capped_frac"] if self.loss.importance_cap is not None else []
         names += ["kl_ref"] if self.loss.kl_coef > 0 else []
-        trained, *totals = torch.stack(
-            [sums[name] for name in ("tokens", *names)]
-        ).tolist()
+        trained, *totals = torch.stack([sums[name] for name in ("tokens", *names)]).tolist()
         tokens = float(table.mask.sum())
         padded = padded_tokens(table.lengths, plan_microbatches(table.lengths, self._budget))
         values: Parts = {f"policy/{name}": Mean(total, trained) for name, total in zip(names, totals, strict=True)}

@@ -132,7 +132,7 @@ def test_training_goes_on_with_a_judge_that_misbehaves(tmp_path: Path, initial: 
     # Two attempts fail with probability 0.09: some critiques do, and they are counted as what they are.
     assert 0 < max(curves["critique/abstain_frac"].values()) < 0.5
     by_cause = [sum(curves[name].values()) for name in curves if "/failed_" in name and "attempts" not in name]
-    assert sum(by_cause) == curves["critique/failed_attempts_run"][3] > 10
+    assert sum(by_cause) == sum(curves["critique/failed_attempts"].values()) > 10
     assert all(critique["cause"].startswith(("error: ", "timeout")) for critique in mute)
 
 

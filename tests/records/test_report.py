@@ -5,6 +5,7 @@ import pytest
 from capo_lit.core.errors import DataError
 from capo_lit.records.report.compute import UNITS, accuracy_at, cost, ledger, per_unit
 from capo_lit.records.report.stats import spread
+from capo_lit.records.report.sweep_table import job_rows
 from capo_lit.records.report.systems import (
     CRITIQUES,
     VOTES,
@@ -17,8 +18,8 @@ from capo_lit.records.report.systems import (
     starts,
     systems_of,
 )
-from capo_lit.records.runs import find_runs, read_runs
-from tests.support.run_folders import CAPO, GRPO, curves, judged, write_run, write_sweep
+from capo_lit.records.runs import find_runs, read_run, read_runs
+from tests.support.run_folders import CAPO, GRPO, STEPS, curves, judged, write_run, write_sweep
 
 TOKENS, GENERATED, MINUTES = UNITS
 
@@ -166,6 +167,28 @@ def test_compute_is_added_up_over_steps(sweep):
     assert cost(capo.runs[0], GENERATED)[4] == pytest.approx(8e-4)
     assert cost(grpo.runs[0], TOKENS)[4] == cost(grpo.runs[0], GENERATED)[4] == pytest.approx(4e-4)
     assert cost(grpo.runs[0], MINUTES)[4] == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("sums", [True, False])
+def test_report_and_sweep_agree_on_tokens_whatever_the_number_of_processes(tmp_path, devices, sums):
+    """A log with rollout/count has sums over processes; an older one means over them."""
+    config = {**CAPO, "trainer": {**CAPO["trainer"], "devices": devices}}
+    share = 1 if sums else devices
+    steps = range(1, STEPS + 1)
+    counts = {"rollout/count": dict.fromkeys(steps, 8.0)} if sums else {}
+    values = curves([0.1], **counts, **{
+        "rollout/tokens": dict.fromkeys(steps, 100.0 / share),
+        "critique/judge_prompt_tokens": dict.fromkeys(steps, 300.0 / share),
+        "critique/judge_completion_tokens": dict.fromkeys(steps, 100.0 / share),
+        "critique/judge_tokens_run": {step: 400.0 * step / share for step in steps},
+    })  # fmt: skip
+    folder = write_run(tmp_path / "0", config, values, words=["experiment=capo"])
+    (row,) = job_rows(tmp_path)
+    told = ledger(read_run(folder))
+    assert (row["rollout_tokens"], row["judge_tokens"]) == (400, 1600)
+    assert (told.read, told.written) == (1200, 400)
+    assert told.per_trained_token == 4.0
 
 
 def test_tokens_are_of_all_processes_and_seconds_are_not(tmp_path):

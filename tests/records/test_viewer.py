@@ -80,7 +80,7 @@ def test_curves_are_those_of_the_charts_and_finite(tmp_path: Path) -> None:
         "curves": {
             "val/avg_at_k": [[0, 2], [0.25, 0.5]],
             "reward/token_mean": [[1, 3], [0.5, 1.5]],  # nan at step 2 cannot be drawn
-            "critique/judge_tokens": [[1, 2, 3], [120.0, 90.0, 60.0]],
+            "critique/judge_completion_tokens": [[1, 2, 3], [120.0, 90.0, 60.0]],
         },
     }
 

@@ -18,7 +18,7 @@ HOSTILE = (
 CURVES = {
     "val/avg_at_k": {0: 0.25, 2: 0.5},
     "reward/token_mean": {1: 0.5, 2: float("nan"), 3: 1.5},
-    "critique/judge_tokens": {1: 120.0, 2: 90.0, 3: 60.0},
+    "critique/judge_completion_tokens": {1: 120.0, 2: 90.0, 3: 60.0},
 }
 
 

@@ -8,7 +8,7 @@ from itertools import accumulate, pairwise
 from capo_lit.records.curves import Curve
 from capo_lit.records.report.stats import Spread, spread
 from capo_lit.records.report.systems import ACCURACY, System
-from capo_lit.records.runs import Run
+from capo_lit.records.runs import Run, processes
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Unit:
         scale: of the table's numbers.
         per_step: metrics that every run has.
         judged: metrics that a run has if it asks a judge.
-        whole: whether a value is of the whole step already, and not the mean over processes.
+        whole: whether a value is of the whole step, and is not added up over processes.
     """
 
     name: str
@@ -60,7 +60,7 @@ def total(run: Run, metrics: Sequence[str], whole: bool = False) -> Curve | None
     Args:
         run: that logged them; one that it lacks counts as 0.
         metrics: values of one step each.
-        whole: whether a value is of the whole step, and not the mean over processes.
+        whole: whether a value is of the whole step, and is not added up over processes.
 
     Returns:
         The sums over all processes; None if steps are missing from the log.
@@ -69,14 +69,9 @@ def total(run: Run, metrics: Sequence[str], whole: bool = False) -> Curve | None
     gaps = {after - before for before, after in pairwise([0, *steps])}
     if len(gaps) > 1 or run.config.get("trainer.log_every_n_steps", 1) != 1:
         return None
-    factor = 1 if whole else _processes(run)
+    factor = 1 if whole else processes(run.config, run.curves)
     per_step = [factor * sum(run.curves.get(metric, {}).get(step, 0.0) for metric in metrics) for step in steps]
     return {0: 0.0, **dict(zip(steps, accumulate(per_step), strict=True))}
-
-
-def _processes(run: Run) -> int:
-    devices, nodes = run.config.get("trainer.devices", 1), run.config.get("trainer.num_nodes", 1)
-    return (devices if isinstance(devices, int) and devices > 0 else 1) * (nodes if isinstance(nodes, int) else 1)
 
 
 def judge_families(run: Run) -> tuple[str, ...]:

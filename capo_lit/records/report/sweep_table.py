@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from capo_lit.core.errors import DataError
-from capo_lit.records.curves import Curve, read_curves
-from capo_lit.records.runs import REFUSED, read_result
+from capo_lit.records.runs import REFUSED, Run, processes, read_result, read_run
 
 Row = dict[str, Any]
 _FIRST = ("job",)
@@ -46,20 +45,22 @@ def _row(job: Path, folder: Path) -> Row:
     result = read_result(job) or {"error": "it was stopped", "seconds": None}
     row["status"] = "failed" if result["error"] else "ok"
     try:
-        row |= _measures(read_curves(job))
-    except DataError:  # it failed before it logged anything; `error` says why
-        row |= _NOTHING
+        run = read_run(job)
+    except DataError:  # a log that cannot be read; the report of that run alone says what ails it
+        return row | _NOTHING | {"seconds": result["seconds"], "error": result["error"]}
+    row |= _measures(run) if run.curves else _NOTHING  # if it failed before it logged anything, `error` says why
     return row | {"seconds": result["seconds"], "error": result["error"]}
 
 
-def _measures(curves: dict[str, Curve]) -> Row:
+def _measures(run: Run) -> Row:
+    curves, factor = run.curves, processes(run.config, run.curves)
     last = {name: curve[max(curve)] for name, curve in sorted(curves.items()) if name.startswith("val/")}
     judged = [curves[name] for name in _JUDGE_TOKENS if name in curves]
     return {
         "step": max(max(curve) for curve in curves.values()),
         **last,
-        "rollout_tokens": int(sum(curves.get("rollout/tokens", {}).values())),
-        "judge_tokens": int(sum(curve[max(curve)] for curve in judged)),
+        "rollout_tokens": int(factor * sum(curves.get("rollout/tokens", {}).values())),
+        "judge_tokens": int(factor * sum(curve[max(curve)] for curve in judged)),
     }
 
 

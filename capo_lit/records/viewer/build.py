@@ -25,7 +25,7 @@ CURVES = {
     "reward/token_mean": "Token reward",
     "critique/wrong_step_frac": "Wrong-step share",
     "critique/vote_agreement": "Agreement of critiques",
-    "critique/judge_tokens": "Judge tokens",
+    "critique/judge_completion_tokens": "Tokens the judge wrote",
     "rollout/length_mean": "Response length",
 }
 _CHUNK = 64  # rollouts that are unpacked together
