@@ -1,6 +1,7 @@
 """Two real processes over gloo, each with other rollouts, log the metrics that one process with all of them logs."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,13 @@ def critiques(rollout: Rollout) -> list[Critique]:
     return [Critique("wrong", frozenset({0}), "", len(ids), 3), stored, Critique("", None, cause, 5, 1)]
 
 
+def answered(rollout: Rollout) -> Rollout:
+    """The same rollout; every second one states an answer, as long as its prompt."""
+    done = rollout.completion
+    text = f"\\boxed{{{'7' * len(rollout.prompt.ids)}}}" if done.ids[0] % 2 else done.text
+    return replace(rollout, completion=replace(done, text=text))
+
+
 class Measures(Callback):
     """Measures what the callbacks of a run do, as a function of the rollouts alone; not all of it where it is mute."""
 
@@ -56,7 +64,8 @@ class Measures(Callback):
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         rollouts = batch.require_rollouts()
         seconds = max(len(rollout.completion.ids) for rollout in rollouts) / 8
-        pl_module.measure({**rollout_metrics(rollouts, seconds), "time/sync_s": seconds, "time/step_s": seconds})
+        said = [answered(rollout) for rollout in rollouts]
+        pl_module.measure({**rollout_metrics(said, seconds), "time/sync_s": seconds, "time/step_s": seconds})
         pl_module.measure({"critique/gate_f1": Mean(0.5), "critique/process_scale": Mean(0.25)})
         if not self.mute:
             pl_module.measure({"rollout/alarms": 2.0, **judged(rollouts, seconds)})
