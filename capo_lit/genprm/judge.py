@@ -1,32 +1,27 @@
 """The GenPRM: k critiques of every rollout from a language model, parsed and voted."""
 
-import hashlib
-import json
 import time
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future
 from pathlib import Path
+from typing import get_args
 
-from capo_lit.batch.facts import ABORTED, Completion, CritiquedRollout, Rollout
+from capo_lit.batch.facts import CritiquedRollout, Rollout
 from capo_lit.batch.sampling import Sampling
-from capo_lit.core.errors import EngineError
+from capo_lit.core.errors import check_settings
 from capo_lit.core.seeding import derive_seed
 from capo_lit.core.votes import VoteRule
-from capo_lit.engines.base import Engine, Request
-from capo_lit.engines.policy import PolicyEngine
-from capo_lit.genprm.asking import Ask, Asking
+from capo_lit.engines.base import Engine
+from capo_lit.genprm.asking import SAMPLING, AsksModel, PendingVote
 from capo_lit.genprm.base import StepJudge, critiqued, step_texts
-from capo_lit.genprm.judge_settings import check_schema, check_votes, check_wave
+from capo_lit.genprm.parse import parse_critique
 from capo_lit.genprm.prompts import load_template
-from capo_lit.genprm.render import render_messages
-from capo_lit.genprm.store import CritiqueStore, StoreKey, judge_identity
+from capo_lit.genprm.store import CritiqueStore
 
-_SAMPLING = Sampling(temperature=0.8, max_tokens=2048)
 # How long one wait may last before deadlines are looked at again, seconds.
 _SLICE_S = 1.0
 
 
-class GenPRM(StepJudge):
+class GenPRM(AsksModel, StepJudge):
     """A language model that reads a whole solution k times and names its wrong steps.
 
     Args:
@@ -56,21 +51,16 @@ class GenPRM(StepJudge):
         template: str | Path | None = None,
         k: int = 4,
         vote: VoteRule = "majority",
-        sampling: Sampling = _SAMPLING,
+        sampling: Sampling = SAMPLING,
         reference: bool = False,
         deadline_s: float = 600.0,
         early_stop: bool = True,
         first_wave: int | None = None,
         store: str | Path | None = None,
     ) -> None:
-        check_votes(k, vote, sampling, deadline_s)
-        check_wave(first_wave, k, early_stop)
-        self.engine: Engine = engine
-        self.k, self.vote, self.sampling = k, vote, sampling
-        self.reference, self.deadline_s = reference, deadline_s
-        self.early_stop, self.first_wave = early_stop, first_wave
-        self.template = load_template(template, reference)
-        check_schema(self.template, engine)
+        _check_vote(k, vote, sampling, early_stop, first_wave)
+        super().__init__(engine, load_template(template, reference), k, sampling, deadline_s)
+        self.vote, self.early_stop, self.first_wave = vote, early_stop, first_wave
         self.store = CritiqueStore(store) if store is not None else None
 
     def judge(self, rollouts: Iterable[Rollout], seed: int) -> Iterator[CritiquedRollout]:
@@ -89,129 +79,84 @@ class GenPRM(StepJudge):
                 the engine is a PolicyEngine without a policy, or one that cannot hold replies to the template's schema.
             DataError: if the store cannot be used any more.
         """
-        check_schema(self.template, self.engine)  # a PolicyEngine knows only now what it is
-        pending: list[Asking] = []
-        flying: set[str] = set()
-        identity = self._identity() if self.store is not None else ""
+        self._check_schema()  # a PolicyEngine knows only now what it is
+        pending: dict[PendingVote, Rollout] = {}
+        in_flight: set[str] = set()
+        identity = self._identity()
         try:
             for rollout in self._arriving(rollouts, pending):
-                asking = self._prepare(rollout, seed, flying, identity)
-                pending.append(asking)
-                self._start(asking)
+                vote = self._ask(rollout, seed, identity, in_flight)
+                pending[vote] = rollout
+                self._start(vote)
                 # A judge in this process moves only here while the policy still samples.
                 self._advance(pending, 0.0)
-                yield from self._settle(pending)
+                yield from self._voted(pending)
             while pending:
-                if not any(asking.has_news for asking in pending):
-                    first = min(asking.since for asking in pending)
+                if not any(vote.has_news for vote in pending):
+                    first = min(vote.since for vote in pending)
                     self._advance(pending, min(_SLICE_S, max(0.0, first + self.deadline_s - time.monotonic())))
-                yield from self._settle(pending)
+                yield from self._voted(pending)
         finally:
             # The stream broke, or nobody wants the rest: free the engine's slots.
-            for asking in pending:
-                asking.cancel()
+            for vote in pending:
+                vote.cancel()
 
-    def _arriving(self, rollouts: Iterable[Rollout], pending: list[Asking]) -> Iterator[Rollout]:
+    def _arriving(self, rollouts: Iterable[Rollout], pending: Iterable[PendingVote]) -> Iterator[Rollout]:
         """The rollouts; the deadlines of an engine that stands still while one is waited for stand still too."""
         stream = iter(rollouts)
         while True:
             started = time.monotonic()
             rollout = next(stream, None)
             if self.engine.stands_still:
-                for asking in pending:
-                    asking.since += time.monotonic() - started
+                for vote in pending:
+                    vote.since += time.monotonic() - started
             if rollout is None:
                 return
             yield rollout
 
-    def _identity(self) -> str:
-        """What all replies of this judge depend on, for the store."""
-        engine = self.engine.bound if isinstance(self.engine, PolicyEngine) else self.engine
-        identity, schema = judge_identity(engine), self.template.schema
-        if schema is None:
-            return identity
-        return f"{identity} {hashlib.sha256(json.dumps(schema, sort_keys=True).encode()).hexdigest()[:16]}"
+    def _ask(self, rollout: Rollout, seed: int, identity: str, in_flight: set[str]) -> PendingVote:
+        """The k requests about a rollout; their seeds are a function of step, prompt, sample and critique."""
+        asked = (seed, rollout.prompt.uid, rollout.sample)
+        return self._prepare(
+            f"critique-{seed}-{rollout.row}",
+            rollout.prompt,
+            step_texts(rollout.completion.text, rollout.spans),
+            derive_seed(*asked, "nonce"),
+            [derive_seed(*asked, index) for index in range(self.k)],
+            identity,
+            in_flight,
+        )
 
-    def _prepare(self, rollout: Rollout, seed: int, flying: set[str], judge: str) -> Asking:
-        """Write a rollout's k requests; one without steps needs none."""
-        prompt, template = rollout.prompt, self.template
-        wave = self.k if self.first_wave is None else self.first_wave
-        if not rollout.spans:
-            return Asking(rollout, [], template.index_base, wave, flying)
-        identity = (seed, prompt.uid, rollout.sample)
-        shown = (prompt.reference or prompt.answer) if self.reference else None
-        steps = step_texts(rollout.completion.text, rollout.spans)
-        # One nonce for the k critiques: their prompt is the same text, which an engine reads once.
-        nonce = f"{derive_seed(*identity, 'nonce'):016x}"[-8:]
-        messages = tuple(render_messages(prompt.problem, steps, shown, nonce, template))
-        asks = [
-            Ask(
-                Request(
-                    f"critique-{seed}-{rollout.row}-{index}",
-                    messages,
-                    self.sampling,
-                    derive_seed(*identity, index),
-                    template.schema,
-                )
-            )
-            for index in range(self.k)
-        ]
-        if self.store is not None:
-            bare = render_messages(prompt.problem, steps, shown, "", template)
-            for ask in asks:
-                ask.key = StoreKey(judge, bare, self.sampling, ask.request.seed, nonce)
-        return Asking(rollout, asks, template.index_base, wave, flying)
+    def _voted(self, pending: dict[PendingVote, Rollout]) -> Iterator[CritiquedRollout]:
+        """Take out of `pending` what is settled or too late, and yield it."""
+        for vote, critiques in self._settled(pending):
+            yield critiqued(pending.pop(vote), critiques, self.vote)
 
-    def _start(self, asking: Asking) -> None:
-        """Submit what may be submitted by now and the store does not hold."""
-        for ask in asking.startable():
-            if self.store is not None and ask.key is not None and (reply := self.store.get(ask.key.digest)):
-                asking.answer(ask, reply, cached=True)
-            else:
-                asking.submit(ask, self._submit(ask.request))
-
-    def _submit(self, request: Request) -> "Future[Completion]":
-        try:
-            return self.engine.submit(request)
-        except EngineError as error:
-            # An engine that refuses one request says so in its future; one that refuses all must not end the step.
-            return _failed(error)
-
-    def _advance(self, pending: list[Asking], timeout_s: float) -> None:
-        """Step the engine; if it is broken, what is in flight fails with its error."""
-        waiting = [ask for asking in pending for ask in asking.asks if ask.waiting]
-        if all(ask.future is None or ask.future.done() for ask in waiting):
-            return
-        try:
-            self.engine.step(timeout_s)
-        except EngineError as error:
-            for ask in waiting:
-                if ask.future is not None and (not ask.future.done() or ask.future.cancelled()):
-                    ask.future.cancel()
-                    ask.future = _failed(error)
-
-    def _settle(self, pending: list[Asking]) -> Iterator[CritiquedRollout]:
-        """Take out of `pending` what is settled or too late, and yield it; start what is needed of the others."""
-        for asking in list(pending):
-            settled = self._proceed(asking)
-            if settled or asking.is_late(self.deadline_s):
-                pending.remove(asking)
-                critiques = asking.close(ABORTED if settled else "timeout")
-                yield critiqued(asking.rollout, critiques, self.vote)
-
-    def _proceed(self, asking: Asking) -> bool:
-        """Collect what has come, and start more unless it is enough; whether it is."""
-        for ask, reply in asking.collect():
-            if self.store is not None and ask.key is not None:
-                self.store.put(ask.key, ask.request, reply)
-        if asking.over(self.vote, self.early_stop):
-            return True
-        asking.widen(self.deadline_s)
-        self._start(asking)
-        return asking.over(self.vote, self.early_stop)
+    def _wrong_steps(self, reply: str, num_steps: int, quotable: str) -> frozenset[int] | None:
+        return parse_critique(reply, num_steps, self.template.index_base, quotable)
 
 
-def _failed(error: EngineError) -> "Future[Completion]":
-    future: Future[Completion] = Future()
-    future.set_exception(error)
-    return future
+def _check_vote(k: int, vote: VoteRule, sampling: Sampling, early_stop: bool, first_wave: int | None) -> None:
+    """Refuse votes that cannot be taken, and a first wave that is none of k critiques."""
+    checks = (
+        (vote in get_args(VoteRule), f"vote {vote!r}", f"one of {', '.join(get_args(VoteRule))}", "vote"),
+        (
+            vote != "greedy" or (k == 1 and sampling.temperature == 0),
+            f"vote greedy with k {k} and temperature {sampling.temperature}",
+            "k 1 and temperature 0",
+            "k and sampling.temperature, or vote",
+        ),
+        (
+            first_wave is None or 1 <= first_wave <= k,
+            f"first_wave {first_wave}",
+            f"1 to k = {k}, or null",
+            "first_wave",
+        ),
+        (
+            first_wave is None or early_stop,
+            f"first_wave {first_wave} without early_stop",
+            "early_stop true, for without it all k are always asked",
+            "early_stop, or first_wave null",
+        ),
+    )
+    check_settings(checks, "GenPRM")

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from capo_lit.genprm import wording
 from capo_lit.genprm.boxes import Box, Standing, boxes_of, joined, lead_of, named_before, retracted, standing
-from capo_lit.genprm.spoken import spoken
 
 Steps = frozenset[int]
 Read = Callable[[str], Steps | None]
@@ -101,15 +100,14 @@ def _numbers(steps: Steps | None, index_base: int | None) -> Steps | None:
     return None if steps is None else Steps(step + index_base for step in steps)
 
 
-def echoes(reply: str, solution: str, verdict: Steps, read: Read) -> bool:
-    """Whether a box that may have led to a verdict also stands in the solution, so that it may be a quotation.
+def echoes(said: str, quotable: str, verdict: Steps, read: Read) -> bool:
+    """Whether a box that may have led to a verdict also stands in a text, so that it may be a quotation of it.
 
     Args:
-        reply: one that does not end by itself, and may lack the words that say whose the box is.
-        solution: what was judged.
-        verdict: that the reply gives.
+        said: the judge's own words.
+        quotable: that text.
+        verdict: that the judge's words give.
         read: as for `boxed_verdict`.
     """
-    boxes = boxes_of(spoken(reply) or "") or []
-    contents = {box.content for box in boxes if f"\\boxed{{{box.content}}}" in solution}
+    contents = {box.content for box in boxes_of(said) or [] if f"\\boxed{{{box.content}}}" in quotable}
     return any((steps := read(content)) is not None and steps <= verdict for content in contents)
