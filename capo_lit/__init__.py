@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from capo_lit.engines.policy import PolicyEngine as PolicyEngine
     from capo_lit.engines.vllm import VLLMEngine as VLLMEngine
     from capo_lit.genprm.base import StepJudge as StepJudge
-    from capo_lit.genprm.discriminative import DiscriminativePRM as DiscriminativePRM
     from capo_lit.genprm.judge import GenPRM as GenPRM
     from capo_lit.genprm.outcome import GenORM as GenORM
     from capo_lit.genprm.parse import parse_critique as parse_critique
@@ -107,7 +106,6 @@ _HOMES = {
     "Rollout": "capo_lit.batch.facts",
     "ArithmeticStepVerifier": "capo_lit.arithmetic.judge",
     "StepJudge": "capo_lit.genprm.base",
-    "DiscriminativePRM": "capo_lit.genprm.discriminative",
     "GenPRM": "capo_lit.genprm.judge",
     "GenORM": "capo_lit.genprm.outcome",
     "parse_critique": "capo_lit.genprm.parse",

@@ -23,7 +23,7 @@ tools:
   critique   judge a file of solutions: capo critique FILE.jsonl --config configs/judge/smollm2.yaml
   replay     verdicts of a run's records under another vote, k or weights, without a judge
   verify     outcomes of a file of answers: capo verify FILE.jsonl (rows {gold, prediction})
-  prepare    make a model that no hub is needed for: capo prepare quickstart (pocket_judge, prm,
+  prepare    make a model that no hub is needed for: capo prepare quickstart (pocket_judge,
              arithmetic, smollm2)
   quickstart train the built-in arithmetic task from nothing, CAPO against GRPO, and print the table
   inspect    a page with a run's rollouts, critiques and curves: capo inspect RUN [--serve]

@@ -24,8 +24,6 @@ def main(argv: Sequence[str]) -> int:
     start.add_argument("--seed", type=int, default=0, help="of model and data")
     pocket = commands.add_parser("pocket_judge", help="a small Llama that critiques the built-in arithmetic, by SFT")
     pocket.add_argument("--seed", type=int, default=0, help="of model and data")
-    prm = commands.add_parser("prm", help="a small token classifier of the built-in arithmetic's steps")
-    prm.add_argument("--seed", type=int, default=0, help="of model and data")
     args = parser.parse_args(argv)
     sys.stdout.write(f"{_MAKERS[args.model](args)}\n")
     return 0
@@ -63,17 +61,9 @@ def _pocket_judge(args: argparse.Namespace) -> Path:
     return policy
 
 
-def _prm(args: argparse.Namespace) -> Path:
-    from capo_lit.arithmetic.prm import train_prm
-
-    path = Path("runs/prm")
-    return path if path.exists() else train_prm(path, args.seed)
-
-
 _MAKERS: dict[str, Callable[[argparse.Namespace], Path]] = {
     "arithmetic": _arithmetic,
     "smollm2": _smollm2,
     "quickstart": _quickstart,
     "pocket_judge": _pocket_judge,
-    "prm": _prm,
 }

@@ -28,6 +28,10 @@ _OPEN_END = re.compile(
     re.IGNORECASE,
 )
 
+_LABEL = re.compile(r"\w\W{0,3}[:\uff1a]\W{0,3}\Z")
+_LABEL_WORDS = 4
+_WORD = re.compile(r"\w+")
+_RESULT = re.compile(r"\bresults?\b", re.IGNORECASE)
 _INTRODUCES = re.compile(r"(?:[:\uff1a]|\b(?:is|are))[\s*]*\Z")
 _JOIN = re.compile(rf"(?:{_MARKUP}|[,;\u3001\uff0c&]|and\b|also\b|\u548c)+", re.IGNORECASE)
 
@@ -174,6 +178,19 @@ def named_before(text: str, box: Box, floor: int, numbers: frozenset[int] | None
         ):
             said.update(int(number[1] or number[2]) for number in wording.STEP_NUMBER.finditer(sentence))
     return numbers == said
+
+
+def ends_after_label(text: str, box: Box, floor: int) -> bool:
+    """Whether a box ends the text after a short label that speaks of no answer or value, as in `Look: \\boxed{1}`."""
+    lead = lead_of(text, box.start, floor)
+    label = _RESULT.sub("", lead)
+    return (
+        _ONLY_MARKUP.match(text[box.end :]) is not None
+        and _LABEL.search(lead) is not None
+        and len(_WORD.findall(lead)) <= _LABEL_WORDS
+        and not re.search(r"\d", lead)
+        and not (wording.MATHS.search(label) or wording.WORKED_OUT.search(label))
+    )
 
 
 def disowned(text: str, start: int, end: int, floor: int) -> bool:

@@ -6,7 +6,7 @@ say the same, or be one box a step in a text that says so.
 """
 
 from capo_lit.genprm.boxes import boxes_of, disowned, retracted
-from capo_lit.genprm.spoken import Quotations, Span, spoken, unfenced
+from capo_lit.genprm.own_words import Quotations, Span, own_words, unfenced
 from capo_lit.genprm.verdict_boxes import Read, boxed_verdict, echoes
 from capo_lit.genprm.verdict_json import content_steps, has_loose_key, object_steps, verdict_objects
 
@@ -31,7 +31,7 @@ def parse_critique(reply: str, num_steps: int, index_base: int = 0, quotable: st
         differ, thinking that does not end, a box or an object that does not close, an index out of range, a box that
         may be quoted, or anything not fully understood.
     """
-    said = spoken(reply)
+    said = own_words(reply)
     if said is None:
         return None
 
@@ -50,7 +50,7 @@ def parse_word(reply: str, read: Read, quotable: str = "") -> Steps | None:
         read: what a box's content says; None if it is not understood.
         quotable: a text that an unfinished reply may quote without saying so yet.
     """
-    said = spoken(reply)
+    said = own_words(reply)
     text = unfenced(said or "")
     boxes = boxes_of(text)
     if said is None or boxes is None:

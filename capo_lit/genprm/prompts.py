@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from capo_lit.core.errors import ConfigError
-from capo_lit.genprm.spoken import JSON_KEY
+from capo_lit.genprm.own_words import JSON_KEY
 
 PACKAGED = Path(__file__).parent / "templates"
 

@@ -5,7 +5,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from capo_lit.genprm import wording
-from capo_lit.genprm.boxes import Box, Standing, boxes_of, joined, lead_of, named_before, retracted, standing
+from capo_lit.genprm.boxes import (
+    Box,
+    Standing,
+    boxes_of,
+    ends_after_label,
+    joined,
+    lead_of,
+    named_before,
+    retracted,
+    standing,
+)
 
 Steps = frozenset[int]
 Read = Callable[[str], Steps | None]
@@ -73,7 +83,10 @@ def _said(text: str, boxes: list[Box], quoted: Callable[[int], bool], read: Read
             numbers = _numbers(steps, index_base)
             kind = Standing.NOT if quoted(box.start) else standing(text, box, floor, numbers)
             if kind is Standing.NUMBER:
-                kind = Standing.OWN if steps is not None and _in_words(text, box, floor, index_base) else Standing.NOT
+                own = _in_words(text, box, floor, index_base) or (
+                    len(boxes) == 1 and ends_after_label(text, box, floor)
+                )
+                kind = Standing.OWN if steps is not None and own else Standing.NOT
             said.append(Said(steps, kind, named_before(text, box, floor, numbers), box.end))
         before, floor = box, box.end
     return said

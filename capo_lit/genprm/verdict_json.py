@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from capo_lit.genprm.naming import named
-from capo_lit.genprm.spoken import JSON_KEY, Span
+from capo_lit.genprm.own_words import JSON_KEY, Span
 
 _PIECE = re.compile(r'"(?:[^"\\]|\\.)*+"|\\.|[{}]', re.DOTALL)
 # More braces that never close than any judge writes; each costs a look at the rest of the text.

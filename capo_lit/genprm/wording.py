@@ -97,6 +97,15 @@ MATHS = _compiled(
     + ")\\b",
     r"[=\u2248<>+/^]|\u7b54\u6848|\u7ed3\u679c|\u7b49\u4e8e|\u5f97\u5230",
 )
+# Labels of what was worked out, beside those of MATHS.
+WORKED_OUT = _compiled(
+    "\\b(?:"
+    + _any(
+        r"final (?:re)?(?:comput|calculat|check|work)\w* simplif\w* evaluat\w* verif\w* redo\w* redone got obtain\w* "
+        "find found number amount"
+    )
+    + ")\\b"
+)
 COUNT = _compiled(
     r"\b(?:number of (?:\w+ ){0,2}(?:steps|errors|mistakes)|how many|i count|total|score|confidence|probability)\b",
     r"\bthere (?:is|are)\W*\Z",

@@ -38,7 +38,7 @@ def paper(experiment: str) -> list[str]:
     words = ["scale=paper_sft" if experiment == "sft" else "scale=paper", f"llm={LLMS[turn % len(LLMS)]}"]
     words += [f"hardware=gpu{(1, 8)[turn % 2]}"]
     words += [f"genorm={judge}"] if "genorm" in experiment else []
-    return words + ([] if "prm_" in experiment else [f"genprm={judge}"])
+    return [*words, f"genprm={judge}"]
 
 
 @cache
@@ -140,7 +140,7 @@ def test_files_laid_over_a_config_give_what_hydra_composes_of_them(words):
 @pytest.mark.slow
 def test_the_systems_of_the_paper_are_there():
     assert set(EXPERIMENTS) >= {
-        *("sft", "grpo_rule", "ppo", "prm_discriminative", "grpo_genorm_n2", "grpo_genorm_n4", "grpo_genorm_n8"),
+        *("sft", "grpo_rule", "ppo", "grpo_genorm_n2", "grpo_genorm_n4", "grpo_genorm_n8"),
         *("capo", "capo_majority", "capo_union", "capo_average", "capo_greedy", "capo_n2", "capo_n4", "capo_n8"),
         *("capo_w2_0.1", "capo_w2_1", "capo_w2_2", "capo_w2_5", "capo_w1_1"),
         *("capo_with_reference", "capo_without_reference"),

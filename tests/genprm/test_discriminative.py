@@ -15,7 +15,7 @@ from transformers import (
 
 from capo_lit.core.errors import ConfigError, JudgeError
 from capo_lit.core.steps import split_steps
-from capo_lit.genprm.discriminative import DiscriminativePRM
+from examples.discriminative_prm import DiscriminativePRM
 from tests.support.builders import make_prompt, make_rollout
 from tests.support.byte_tokenizer import byte_tokenizer
 

@@ -103,6 +103,29 @@ WORDS_FOR_ALL = [
     (r"\boxed{nearly all}", None),
 ]
 
+LABELS_OF_THE_LAST_LINE = [
+    (r"Look: \boxed{1}", {1}),
+    ("Step 1 adds wrongly.\n\n**Result:** \\boxed{2}", {2}),
+    (r"Here you go: $\boxed{1, 3}$.", {1, 3}),
+    (r"Ruling: \boxed{none}", NONE),
+    ("My ruling:\n\\boxed{4}", {4}),
+    # It may be the problem's.
+    *(
+        (rf"{label}: \boxed{{2}}", None)
+        for label in (
+            *("Solution", "Value", "Correct", "Correct result", "Corrected", "Sum", "x"),
+            *("Final result", "Recomputed", "Calculation", "Check", "We got", "Result of 5-3", "The student writes"),
+            *("The solution's result", "Number of apples", "If step 1 is wrong", "Step 4", "Format", "For example"),
+            *("Here I look at what it takes", "I add and find"),
+        )
+    ),
+    (r"Look: \boxed{1} is where it stands", None),
+    (r"Look: \boxed{1}. Or not?", None),
+    (r"Look: \boxed{1}. See: \boxed{2}", None),
+    (r'"Look: \boxed{1}"', None),
+    (r"Look: \boxed{7}", None),
+]
+
 REMARKS = [
     (r"\boxed{1 (sign error), 3 (wrong formula)}", {1, 3}),
     (r"\boxed{Step 2 (5+4 should be 9)}", {2}),
@@ -385,6 +408,7 @@ READ = [
     *LABELS,
     *WORDS_FOR_NONE,
     *WORDS_FOR_ALL,
+    *LABELS_OF_THE_LAST_LINE,
     *REMARKS,
     *CHINESE,
     *SEVERAL,

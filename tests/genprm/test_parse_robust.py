@@ -46,10 +46,10 @@ STEPS = 6
     ids=lambda reply: reply[:20],
 )
 def test_long_replies_take_linear_time(reply: str) -> None:
-    started = time.perf_counter()
+    started = time.process_time()  # not of a busy machine
     wrong = parse_critique(reply, STEPS)
     # Linear is some 0.1 s; 10^5 characters squared would be minutes.
-    assert time.perf_counter() - started < 6
+    assert time.process_time() - started < 6
     assert wrong is None or wrong <= set(range(STEPS))
 
 

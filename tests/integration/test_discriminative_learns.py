@@ -11,7 +11,7 @@ from capo_lit.arithmetic.labelled import PlantedArithmeticErrors
 from capo_lit.arithmetic.model import write_initial_model
 from capo_lit.arithmetic.task import MAX_VALUE, ArithmeticSource
 from capo_lit.batch.step import pad_rows
-from capo_lit.genprm.discriminative import DiscriminativePRM
+from examples.discriminative_prm import DiscriminativePRM
 
 pytestmark = pytest.mark.slow
 

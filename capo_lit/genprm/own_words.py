@@ -34,7 +34,7 @@ _PAIRS = {"\u201c": "\u201d", "\u2018": "\u2019", "\u00ab": "\u00bb", "\u300c": 
 Span = tuple[int, int]
 
 
-def spoken(reply: str) -> str | None:
+def own_words(reply: str) -> str | None:
     """What follows the thinking, up to the end of the turn.
 
     Args:

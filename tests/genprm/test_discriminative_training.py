@@ -1,8 +1,10 @@
 """The small discriminative PRM: what it is trained on is what the judge reads."""
 
-from capo_lit.arithmetic.prm import RIGHT, SEPARATOR, WRONG, _row, train_prm
 from capo_lit.batch.facts import Completion, Prompt, Rollout
-from capo_lit.genprm.discriminative import DiscriminativePRM
+from examples.discriminative_prm import DiscriminativePRM
+from examples.train_discriminative_prm import RIGHT, SEPARATOR, WRONG, _row, train_prm
+from tests.support.config_parser import fit_parser
+from tests.support.doc_blocks import REPO
 
 
 def test_training_and_judge_lay_a_solution_out_alike_and_the_model_loads(tmp_path):
@@ -20,3 +22,10 @@ def test_training_and_judge_lay_a_solution_out_alike_and_the_model_loads(tmp_pat
     assert sum(label in (WRONG, RIGHT) for label in labels) == 3
     (critiqued,) = judge.judge([rollout], seed=0)
     assert len(critiqued.verdict.step_error) == 3
+
+
+def test_the_example_s_config_names_that_judge():
+    files = (REPO / "configs" / "quickstart.yaml", REPO / "examples" / "discriminative_prm.yaml")
+    judge = fit_parser()([word for file in files for word in ("--config", str(file))]).critique.judge
+    assert judge.class_path == f"examples.discriminative_prm.{DiscriminativePRM.__name__}"
+    assert (judge.init_args.separator, judge.init_args.wrong_label) == (SEPARATOR, WRONG)

@@ -1,4 +1,7 @@
-"""A small discriminative PRM of the built-in arithmetic: a token classifier of steps, trained on planted errors."""
+"""Train a small discriminative PRM of the built-in arithmetic: a token classifier of steps, on planted errors.
+
+python examples/train_discriminative_prm.py     # writes runs/prm, which examples/discriminative_prm.yaml names
+"""
 
 import tempfile
 from collections.abc import Sequence
@@ -27,7 +30,7 @@ def train_prm(path: str | Path, seed: int = 0, size: int = 16384) -> Path:
         size: solutions, each seen once, in batches of 32.
 
     Returns:
-        `path`, for `capo_lit.DiscriminativePRM` with separator "," and wrong_label 0.
+        `path`, for `DiscriminativePRM` with separator "," and wrong_label 0.
     """
     from transformers import AutoModelForTokenClassification, AutoTokenizer
 
@@ -73,3 +76,7 @@ def _row(tokenizer: Any, problem: str, steps: Sequence[str]) -> tuple[list[int],
         ids += part
         labels += [_IGNORED] * (len(part) - 1) + [WRONG if index in wrong else RIGHT]
     return ids, labels
+
+
+if __name__ == "__main__":
+    print(train_prm("runs/prm"))
