@@ -3,7 +3,6 @@
 import random
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Literal, get_args
 
 from capo_lit.arithmetic.task import apply, parse_expression, without_carry
@@ -20,44 +19,6 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 # Nine digits hold every number of the task; an unbounded run is hostile, for int() refuses the very long ones.
 _LINE = re.compile(r"(-?[0-9]{1,9})([+-])([0-9]{1,9})=(-?[0-9]{1,9})")
 _BOX = re.compile(r"\\boxed\{(-?[0-9]{1,9})\}")
-
-
-@dataclass(frozen=True, slots=True)
-class StepErrors:
-    """Faults of solutions, counted by kind; a step counts under the first kind that fits, in this order.
-
-    Attributes:
-        format: malformed or extra steps, and steps that are missing.
-        copy: steps whose left operand, sign, operand or box does not copy what it must.
-        carry: steps whose result lacks the carry or borrow, and is otherwise right.
-        arithmetic: steps whose result is wrong in another way.
-        steps: steps in all, missing ones included.
-    """
-
-    format: int = 0
-    copy: int = 0
-    carry: int = 0
-    arithmetic: int = 0
-    steps: int = 0
-
-    def __add__(self, other: "StepErrors") -> "StepErrors":
-        return StepErrors(
-            self.format + other.format,
-            self.copy + other.copy,
-            self.carry + other.carry,
-            self.arithmetic + other.arithmetic,
-            self.steps + other.steps,
-        )
-
-    @property
-    def copied(self) -> float:
-        """Share of steps without a format or copy fault, in [0, 1]; 1 without steps."""
-        return 1 - (self.format + self.copy) / self.steps if self.steps else 1.0
-
-    @property
-    def sound(self) -> float:
-        """Share of steps without any fault but a dropped carry, in [0, 1]; 1 without steps."""
-        return 1 - (self.format + self.copy + self.arithmetic) / self.steps if self.steps else 1.0
 
 
 def check_steps(problem: str, steps: Sequence[str], kinds: Sequence[Kind] = KINDS) -> frozenset[int]:
@@ -78,35 +39,24 @@ def check_steps(problem: str, steps: Sequence[str], kinds: Sequence[Kind] = KIND
     Raises:
         DataError: if `problem` is no problem of the built-in task.
     """
-    return frozenset(index for index, fault in enumerate(_faults(problem, steps)) if fault in kinds)
+    return frozenset(index for index, fault in enumerate(step_faults(problem, steps)) if fault in kinds)
 
 
-def error_kinds(problem: str, steps: Sequence[str]) -> StepErrors:
-    """The faults of a solution, counted by kind.
+def step_faults(problem: str, steps: Sequence[str]) -> list[Kind | None]:
+    """What is wrong with each step, the first kind that fits; None if nothing is.
 
     Args:
         problem: such as `12+7-5?`.
         steps: texts of the steps, as split.
 
     Returns:
-        The counts; a step that the solution lacks is a format fault.
+        Of every step: `format` if it is malformed or too much; `copy` if its left operand, sign, operand or box does
+        not copy what it must; `carry` if its result lacks the carry or borrow, and is otherwise right; `arithmetic` if
+        its result is wrong in another way.
 
     Raises:
         DataError: if `problem` is no problem of the built-in task.
     """
-    faults = _faults(problem, steps)
-    missing = max(0, len(parse_expression(problem).operations) + 1 - len(steps))
-    return StepErrors(
-        format=faults.count("format") + missing,
-        copy=faults.count("copy"),
-        carry=faults.count("carry"),
-        arithmetic=faults.count("arithmetic"),
-        steps=len(faults) + missing,
-    )
-
-
-def _faults(problem: str, steps: Sequence[str]) -> list[Kind | None]:
-    """What is wrong with each step; None if nothing is."""
     expression = parse_expression(problem)
     value, faults = expression.start, list[Kind | None]()
     for index, step in enumerate(steps):

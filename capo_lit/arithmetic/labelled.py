@@ -20,19 +20,18 @@ class PlantedArithmeticErrors(LabelledSource):
     Args:
         problems: of the built-in task.
         size: how many solutions; the source's first ones.
-        seed: of the errors.
     """
 
-    def __init__(self, problems: ArithmeticSource, size: int = 64, seed: int = 0) -> None:
+    def __init__(self, problems: ArithmeticSource, size: int = 64) -> None:
         check_settings([(size >= 2, f"size {size}", "an integer >= 2", "size")], "PlantedArithmeticErrors")
-        self.problems, self.size, self.seed = problems, size, seed
+        self.problems, self.size = problems, size
 
     def load(self) -> Sequence[Solution]:
         problems = self.problems.load()[: self.size]
         return [self._solution(problem, wrong=index % 2 == 1) for index, problem in enumerate(problems)]
 
     def _solution(self, problem: Problem, wrong: bool) -> Solution:
-        rng = random.Random(derive_seed("planted error", self.seed, problem.uid)) if wrong else None
+        rng = random.Random(derive_seed("planted error", 0, problem.uid)) if wrong else None
         steps, label = solve_arithmetic(parse_expression(problem.problem), rng)
         return Solution(problem.uid, problem.problem, tuple(steps), SEPARATOR, label, problem.answer, problem.reference)
 

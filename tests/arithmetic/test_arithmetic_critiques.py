@@ -2,12 +2,13 @@
 
 import random
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from capo_lit.arithmetic.critiques import ArithmeticCritiqueSource, critique, flawed_solution
-from capo_lit.arithmetic.judge import StepErrors, check_steps, error_kinds
+from capo_lit.arithmetic.judge import KINDS, check_steps, step_faults
 from capo_lit.arithmetic.judge_model import MAX_STEPS, UNKNOWN, build_judge_tokenizer, write_initial_judge
 from capo_lit.arithmetic.pocket_judge import held_out, scores
 from capo_lit.arithmetic.task import ArithmeticSource, parse_expression, split_of
@@ -59,8 +60,8 @@ def test_about_half_of_the_solutions_have_errors_of_every_kind() -> None:
     flawed = sum(bool(check_steps(problem, steps)) for problem, steps in solutions)
     # 0.6 are drawn to be flawed, and of those 1 - 0.7**6 = 0.88 get an error at least: 0.53; sd 0.016.
     assert flawed / 1000 == pytest.approx(0.53, abs=0.06)
-    kinds = sum((error_kinds(problem, steps) for problem, steps in solutions), StepErrors())
-    assert min(kinds.carry, kinds.copy, kinds.arithmetic, kinds.format) >= 100
+    faults = Counter(fault for problem, steps in solutions for fault in step_faults(problem, steps))
+    assert min(faults[kind] for kind in KINDS) >= 100
     lengths = {len(steps) for _, steps in solutions}
     # Steps too few and too many, and solutions that were cut off.
     assert set(range(1, 8)) <= lengths

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from capo_lit.arithmetic.judge import ArithmeticStepVerifier, StepErrors, check_steps, error_kinds
+from capo_lit.arithmetic.judge import KINDS, ArithmeticStepVerifier, check_steps, step_faults
 from capo_lit.arithmetic.task import ArithmeticSource
 from capo_lit.batch.facts import Completion, CritiquedRollout, Prompt, Rollout
 from capo_lit.core.errors import ConfigError, DataError
@@ -69,44 +69,33 @@ def test_check_steps_agrees_with_brute_force() -> None:
             steps = corrupted(steps, rng) or steps
         wrong = check_steps(problem.problem, steps)
         assert wrong == brute_force(problem.problem, steps), (problem.problem, steps)
-        counts = error_kinds(problem.problem, steps)
-        absent = counts.steps - len(steps)
-        assert counts.format + counts.copy + counts.carry + counts.arithmetic == len(wrong) + absent
-        kinds |= {len(wrong), *(name for name in ("format", "copy", "carry", "arithmetic") if getattr(counts, name))}
-    assert {0, 1, 2, 3, "format", "copy", "carry", "arithmetic"} <= kinds  # the comparison saw every kind
+        kinds |= {len(wrong), *step_faults(problem.problem, steps)}
+    assert {0, 1, 2, 3, *KINDS} <= kinds  # the comparison saw every kind
 
 
 @pytest.mark.parametrize(
-    ("text", "wrong", "errors"),
+    ("text", "faults"),
     [
-        (SOLUTION, set(), StepErrors(steps=5)),
+        (SOLUTION, {}),
         # 12+7 is 19, not 18; 18-5=13 goes on rightly from there, and so does the box.
-        ("12+7=18\n\n18-5=13\n\n13+3=16\n\n16-9=7\n\n\\boxed{7}", {0}, StepErrors(arithmetic=1, steps=5)),
+        ("12+7=18\n\n18-5=13\n\n13+3=16\n\n16-9=7\n\n\\boxed{7}", {0: "arithmetic"}),
         # 17-9 borrows: 8, and 18 without the borrow.
-        ("12+7=19\n\n19-5=14\n\n14+3=17\n\n17-9=18\n\n\\boxed{18}", {3}, StepErrors(carry=1, steps=5)),
+        ("12+7=19\n\n19-5=14\n\n14+3=17\n\n17-9=18\n\n\\boxed{18}", {3: "carry"}),
         # left operand, sign, operand and box miscopied, each result right by itself.
-        ("13+7=20\n\n20+5=25\n\n25+4=29\n\n29-9=20\n\n\\boxed{21}", {0, 1, 2, 4}, StepErrors(copy=4, steps=5)),
-        # the box comes two operations early: it is a malformed operation, and two steps are missing.
-        ("12+7=19\n\n19-5=14\n\n\\boxed{14}", {2}, StepErrors(format=3, steps=5)),
+        ("13+7=20\n\n20+5=25\n\n25+4=29\n\n29-9=20\n\n\\boxed{21}", dict.fromkeys((0, 1, 2, 4), "copy")),
+        # the box comes two operations early: it is a malformed operation.
+        ("12+7=19\n\n19-5=14\n\n\\boxed{14}", {2: "format"}),
         # nothing may follow the box.
-        (SOLUTION + "\n\n\\boxed{8}", {5}, StepErrors(format=1, steps=6)),
-        ("", {0}, StepErrors(format=5, steps=5)),
+        (SOLUTION + "\n\n\\boxed{8}", {5: "format"}),
+        ("", {0: "format"}),
         # a number too long for int() is malformed, and no crash.
-        (f"12+7={'9' * 5000}", {0}, StepErrors(format=5, steps=5)),
+        (f"12+7={'9' * 5000}", {0: "format"}),
     ],
 )
-def test_wrong_steps_and_kinds(text: str, wrong: set[int], errors: StepErrors) -> None:
+def test_wrong_steps_and_kinds(text: str, faults: dict[int, str]) -> None:
     steps = steps_of(text)
-    assert check_steps(PROBLEM, steps) == wrong
-    assert error_kinds(PROBLEM, steps) == errors
-
-
-def test_step_errors_add_up_to_shares() -> None:
-    total = StepErrors(1, 2, 3, 4, 20) + StepErrors(steps=20)
-    assert total == StepErrors(1, 2, 3, 4, 40)
-    assert total.copied == pytest.approx(1 - 3 / 40)  # format 1, copy 2
-    assert total.sound == pytest.approx(1 - 7 / 40)  # and arithmetic 4; the dropped carries do not count
-    assert StepErrors().copied == StepErrors().sound == 1.0
+    assert check_steps(PROBLEM, steps) == set(faults)
+    assert {step: fault for step, fault in enumerate(step_faults(PROBLEM, steps)) if fault} == faults
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ class References(PromptSource):
 
 
 def test_in_the_arithmetic_every_other_solution_has_one_wrong_result_and_goes_on_from_it():
-    source = PlantedArithmeticErrors(ArithmeticSource(size=40, seed=3, carry_bug=0.9), size=40, seed=1)
+    source = PlantedArithmeticErrors(ArithmeticSource(size=40, seed=3, carry_bug=0.9), size=40)
     solutions = source.load()
     assert [solution.label == -1 for solution in solutions] == [True, False] * 20
     for solution in solutions:
@@ -36,9 +36,8 @@ def test_in_the_arithmetic_every_other_solution_has_one_wrong_result_and_goes_on
         numbers = [int(number) for step in solution.steps for number in re.findall(r"[0-9]+", step)]
         assert max(numbers) <= MAX_VALUE
     assert len({solution.label for solution in solutions}) > 3  # not always the same step
-    again = PlantedArithmeticErrors(ArithmeticSource(size=40, seed=3, carry_bug=0.9), size=40, seed=1).load()
-    other = PlantedArithmeticErrors(ArithmeticSource(size=40, seed=3, carry_bug=0.9), size=40, seed=2).load()
-    assert solutions == again != other
+    again = PlantedArithmeticErrors(ArithmeticSource(size=40, seed=3, carry_bug=0.9), size=40).load()
+    assert solutions == again
 
 
 def test_demonstrations_that_may_be_wrong_are_no_ground_for_labels():

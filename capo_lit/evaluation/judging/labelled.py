@@ -63,11 +63,10 @@ class PlantedErrors(LabelledSource):
     Args:
         problems: with reference solutions that are right.
         size: how many solutions; the source's first ones.
-        seed: of the errors.
         style: how a reference solution is split into steps.
     """
 
-    def __init__(self, problems: PromptSource, size: int = 64, seed: int = 0, style: Style = "paragraph") -> None:
+    def __init__(self, problems: PromptSource, size: int = 64, style: Style = "paragraph") -> None:
         checks = (
             (size >= 2, f"size {size}", "an integer >= 2", "size"),
             (
@@ -78,7 +77,7 @@ class PlantedErrors(LabelledSource):
             ),
         )
         check_settings(checks, "PlantedErrors")
-        self.problems, self.size, self.seed, self.style = problems, size, seed, style
+        self.problems, self.size, self.style = problems, size, style
 
     def load(self) -> Sequence[Solution]:
         problems = self.problems.load()[: self.size]
@@ -87,7 +86,7 @@ class PlantedErrors(LabelledSource):
     def _solution(self, problem: Problem, wrong: bool) -> Solution:
         steps, label = self._reference_steps(problem), NO_WRONG_STEP
         if wrong:
-            rng = random.Random(derive_seed("planted error", self.seed, problem.uid))
+            rng = random.Random(derive_seed("planted error", 0, problem.uid))
             steps, label = change_one_number(steps, rng, problem.uid)
         return Solution(problem.uid, problem.problem, tuple(steps), "", label, problem.answer, problem.reference)
 
