@@ -4,148 +4,122 @@ import hashlib
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from capo_lit.core.errors import CapoError, DataError, check_settings
+from capo_lit.cli.command import ended, read_docstring
+from capo_lit.cli.show import show_table, tracked
+from capo_lit.core.errors import check_settings
+from capo_lit.core.files import write_atomic
 from capo_lit.core.seeding import derive_seed
 from capo_lit.core.steps import Style
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
-    from rich.table import Table
 
-    from capo_lit.evaluation.judging.solutions import Solution
     from capo_lit.genprm.judge import GenPRM
-    from capo_lit.records.critiques import CritiqueFile
 
 # Settings of where and how fast critiques are made, and not of what they say: a run may go on with others.
-_OPERATIONAL = {"deadline_s", "first_wave", "store", "timeout_s", "max_retries", "max_concurrency", "max_batch"} | {
-    "base_urls",
-    "api_key_env",
-    "max_model_len",
-    "max_num_seqs",
-    "kv_cache_gib",
-    "gpu_memory_utilization",
-    "enforce_eager",
+_OPERATIONAL = {
+    *("deadline_s", "first_wave", "store", "timeout_s", "max_retries", "max_concurrency", "max_batch", "base_urls"),
+    *("api_key_env", "max_model_len", "max_num_seqs", "kv_cache_gib", "gpu_memory_utilization", "enforce_eager"),
     "sleep",
 }
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run `capo critique`.
+def critique(
+    given: "tuple[ArgumentParser, Namespace]",
+    file: Path,
+    style: Style = "paragraph",
+    output: Path | None = None,
+    scores: Path | None = None,
+    seed: int = 0,
+    sample: int | None = None,
+    chunk: int = 16,
+) -> None:
+    """Judge a file of solutions, one row each.
+
+    A row has: problem; steps (a list of texts, which the judge sees as they are) or solution (one text, which is
+    split); optionally label (first wrong step counted from 0, -1 if there is none), id, reference and answer. Writes
+    critiques and verdicts as parquet; with labels, prints ProcessBench's scores. A run that was killed goes on when the
+    same command is given again; what failed because the judge could not be reached is then asked again.
 
     Args:
-        argv: the arguments after `critique`.
-
-    Returns:
-        The exit status: 0, 1 if a row, a setting or the judge cannot be used, 130 if it was interrupted.
+        given: the parser and all that it parsed; it builds the judge once the file is known to be usable.
+        file: The solutions; jsonl, JSON, csv, tsv or parquet.
+        style: How a `solution` is split into steps.
+        output: Parquet file; <FILE>.critiques.parquet here by default.
+        scores: Also write the scores to this JSON file.
+        seed: Of all critiques.
+        sample: Judge only so many rows, drawn by the seed; more of them include the fewer. Null takes all.
+        chunk: Solutions that are with the judge at the same time.
     """
-    parser = _parser()
-    try:
-        args = parser.parse_args(list(argv))
-        _run(parser, args)
-    except CapoError as error:
-        sys.stderr.write(f"capo critique: {error}\n")
-        return 1
-    except KeyboardInterrupt:
-        sys.stderr.write("capo critique: interrupted; the same command goes on where this one stopped\n")
-        return 130
-    return 0
-
-
-def _parser() -> "ArgumentParser":
-    from jsonargparse import ArgumentParser
-
-    from capo_lit.genprm.judge import GenPRM
-
-    parser = ArgumentParser(
-        prog="capo critique",
-        description="Judge a file of solutions, one row each: problem; steps (a list of texts, which the judge sees as "
-        "they are) or solution (one text, which is split); optionally label (first wrong step counted from 0, -1 if "
-        "there is none), id, reference and answer. Writes critiques and verdicts as parquet; with labels, prints "
-        "ProcessBench's scores. A run that was killed goes on when the same command is given again; what failed "
-        "because the judge could not be reached is then asked again.",
-    )
-    parser.add_argument("--config", action="config", help="YAML file of these settings, for example of judge.")
-    parser.add_argument("file", type=str, metavar="FILE.jsonl", help="the solutions; jsonl, JSON, csv, tsv or parquet")
-    parser.add_class_arguments(GenPRM, "judge")
-    parser.add_argument("--style", type=Style, default="paragraph", help="How a `solution` is split into steps.")
-    # In training only the judge's own verdict counts; here every rule and every single critique is to be scored.
-    parser.set_defaults({"judge.early_stop": False})
-    parser.add_argument(
-        "--output", type=str | None, default=None, help="Parquet file; <FILE>.critiques.parquet here by default."
-    )
-    parser.add_argument("--scores", type=str | None, default=None, help="Also write the scores to this JSON file.")
-    parser.add_argument("--seed", type=int, default=0, help="Of all critiques.")
-    parser.add_argument(
-        "--sample",
-        type=int | None,
-        default=None,
-        help="Judge only so many rows, drawn by the seed; more of them include the fewer. Null takes all.",
-    )
-    parser.add_argument("--chunk", type=int, default=16, help="Solutions that are with the judge at the same time.")
-    return parser
-
-
-def _run(parser: "ArgumentParser", args: "Namespace") -> None:
-    from capo_lit.evaluation.judging.offline import score_rows
+    from capo_lit.evaluation.judging.offline import judge_solutions, score_rows
     from capo_lit.evaluation.judging.solutions import draw_sample, read_solutions
     from capo_lit.records.critiques import CritiqueFile
 
     checks = (
-        (args.sample is None or args.sample >= 1, f"sample {args.sample}", "an integer >= 1, or null", "--sample"),
-        (args.chunk >= 1, f"chunk {args.chunk}", "an integer >= 1", "--chunk"),
+        (sample is None or sample >= 1, f"sample {sample}", "an integer >= 1, or null", "--sample"),
+        (chunk >= 1, f"chunk {chunk}", "an integer >= 1", "--chunk"),
     )
     check_settings(checks, "capo critique")
-    path = Path(args.file)
-    solutions = read_solutions(path, args.style, args.judge.reference)
-    selected = draw_sample(solutions, args.sample, args.seed)
-    output = Path(args.output or f"{path.stem}.critiques.parquet")
+    parser, args = given
+    solutions = read_solutions(file, style, args.judge.reference)
+    selected = draw_sample(solutions, sample, seed)
+    output = output or Path(f"{file.stem}.critiques.parquet")
     settings = json.loads(parser.dump(args, format="json"))
     judge: GenPRM = parser.instantiate_classes(args).judge
     started = time.perf_counter()
-    with CritiqueFile(output, _identity(settings, path, judge)) as results:
+    with CritiqueFile(output, _identity(settings, file, judge)) as results:
         todo = [solution for solution in selected if solution.key not in results.done]
         sys.stderr.write(f"{len(selected)} solutions, {len(selected) - len(todo)} of them judged before\n")
+        counts: Counter[str] = Counter(tokens=0, abstained=0)
+        judged = judge_solutions(judge, todo, derive_seed(seed, "critique"), chunk)
+        told = "{tokens} tokens, {abstained} critiques abstained".format_map
         try:
-            _judge_all(judge, todo, results, derive_seed(args.seed, "critique"), args.chunk)
+            for _, row in tracked(judged, "judging", len(todo), lambda: told(counts)):
+                results.append(row)
+                counts["tokens"] += sum(one["completion_tokens"] for one in row["critiques"])
+                counts["abstained"] += row["abstained"]
         finally:
             judge.engine.close()
         # Rows outside the sample that an earlier run judged stay in the output.
         results.finish([results.done[solution.key] for solution in solutions if solution.key in results.done])
-    scores = score_rows([results.done[solution.key] for solution in selected])
-    scores |= {"file": path.name, "judged_now": len(todo), "seconds_now": time.perf_counter() - started}
-    _report(scores, output, judge.vote)
-    if args.scores is not None:
-        _write_json(scores | {"settings": settings["judge"]}, Path(args.scores))
+    found = score_rows([results.done[solution.key] for solution in selected])
+    found |= {"file": file.name, "judged_now": len(todo), "seconds_now": time.perf_counter() - started}
+    _report(found, output, judge.vote)
+    if scores is not None:
+        text = json.dumps(found | {"settings": settings["judge"]}, indent=2) + "\n"
+        write_atomic(scores, lambda path: path.write_text(text, encoding="utf-8"), "--scores")
 
 
-def _judge_all(judge: "GenPRM", todo: Sequence["Solution"], results: "CritiqueFile", seed: int, chunk: int) -> None:
-    """Judge what is to be judged, and write each result when it is settled."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+def main(argv: Sequence[str]) -> int:
+    """Run `capo critique`; returns the exit status."""
+    return ended("capo critique", lambda: _run(list(argv)), "the same command goes on where this one stopped")
 
-    from capo_lit.evaluation.judging.offline import judge_solutions
 
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    text = TextColumn("{task.fields[tokens]} tokens, {task.fields[abstained]} critiques abstained")
-    console, tokens, abstained = Console(stderr=True), 0, 0
-    with Progress(TextColumn("judging"), *columns, text, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("judging", total=len(todo), tokens=0, abstained=0)
-        for _, row in judge_solutions(judge, todo, seed, chunk):
-            results.append(row)
-            tokens += sum(critique["completion_tokens"] for critique in row["critiques"])
-            abstained += row["abstained"]
-            bar.update(task, advance=1, tokens=tokens, abstained=abstained)
+def _run(argv: list[str]) -> None:
+    parser = _parser()
+    args = parser.parse_args(argv)
+    settings = {name: value for name, value in vars(args).items() if name not in ("config", "judge")}
+    critique((parser, args), **settings)
+
+
+def _parser() -> "ArgumentParser":
+    """Unlike other commands' it takes configs and a class, whose settings jsonargparse knows."""
+    from jsonargparse import ArgumentParser
+
+    from capo_lit.genprm.judge import GenPRM
+
+    parser = ArgumentParser(prog="capo critique", description=read_docstring(critique)[0])
+    parser.add_argument("--config", action="config", help="YAML file of these settings, for example of judge.")
+    parser.add_class_arguments(GenPRM, "judge")
+    parser.add_function_arguments(critique, as_group=False, as_positional=True, skip={"given"})
+    # In training only the judge's own verdict counts; here every rule and every single critique is to be scored.
+    parser.set_defaults({"judge.early_stop": False})
+    return parser
 
 
 def _identity(settings: Mapping[str, Any], path: Path, judge: "GenPRM") -> dict[str, Any]:
@@ -165,21 +139,10 @@ def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
         yield from _flat(f"{name}.{key}", inner)
 
 
-def _write_json(value: Mapping[str, Any], path: Path) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise DataError(f"{error.strerror or error}", "a place to write", str(path), "--scores") from error
-
-
 def _report(scores: Mapping[str, Any], output: Path, vote: str) -> None:
     """The table of scores on standard output, and what the critiques were and cost."""
-    from rich.console import Console
-
-    console = Console(highlight=False)
     if scores["voted"]:
-        console.print(_table(scores, vote))
+        _show_scores(scores, vote)
     agreement, critiques = scores["agreement"], scores["critiques"]
     lines = [
         f"critiques: {critiques}, of them {scores['valid']} valid, {scores['failed']} failed",
@@ -190,26 +153,26 @@ def _report(scores: Mapping[str, Any], output: Path, vote: str) -> None:
         f"{scores['judged_now']} solutions judged now in {scores['seconds_now']:.1f} s",
         f"written: {output}",
     ]
-    console.print("\n".join(lines), soft_wrap=True, markup=False)
+    sys.stdout.write("\n".join(lines) + "\n")
     if scores["failed"]:
         sys.stderr.write("some critiques failed; the same command asks for those solutions again\n")
 
 
-def _table(scores: Mapping[str, Any], vote: str) -> "Table":
-    from rich.table import Table
-
+def _show_scores(scores: Mapping[str, Any], vote: str) -> None:
     first = next(iter(scores["voted"].values()))
-    table = Table(title=f"{first['erroneous']} erroneous and {first['correct']} correct solutions, accuracy in %")
-    for column in ("verdict", "erroneous", "correct", "F1", "no valid critique"):
-        table.add_column(column, justify="left" if column == "verdict" else "right")
     rows = {f"{rule} (the judge's)" if rule == vote else rule: score for rule, score in scores["voted"].items()}
     if scores["single"] is not None:
         rows["single critique, mean"] = scores["single"]
-    for name, score in rows.items():
-        shares = [_percent(score[field]) for field in ("accuracy_erroneous", "accuracy_correct", "f1")]
-        table.add_row(name, *shares, f"{score['unanswered']:g}")
-    table.caption = "A solution without a valid critique counts as answered wrongly."
-    return table
+    fields = ("accuracy_erroneous", "accuracy_correct", "f1")
+    show_table(
+        f"{first['erroneous']} erroneous and {first['correct']} correct solutions, accuracy in %",
+        ("verdict", "erroneous", "correct", "F1", "no valid critique"),
+        [
+            (name, *(_percent(score[field]) for field in fields), f"{score['unanswered']:g}")
+            for name, score in rows.items()
+        ],
+        "A solution without a valid critique counts as answered wrongly.",
+    )
 
 
 def _percent(share: float | None) -> str:

