@@ -84,6 +84,8 @@ class Rollout:
         greedy: decoded at temperature 0 (validation only).
         spans: its steps, as character spans of completion.text. They are cut here, once, and everybody reads them
             here: by default the text's paragraphs.
+        outcome_critiques: what a model said of the whole solution, where one was asked for the outcome; `wrong` is {0}
+            if it called the answer wrong.
     """
 
     row: int
@@ -94,6 +96,7 @@ class Rollout:
     outcome: float | None
     greedy: bool = False
     spans: tuple[Span, ...] = None  # type: ignore[assignment]  # a tuple from __post_init__ on
+    outcome_critiques: "tuple[Critique, ...]" = ()
 
     def __post_init__(self) -> None:
         if self.spans is None:

@@ -16,7 +16,7 @@ from capo_lit.engines.base import Engine
 from capo_lit.genprm.asking import SAMPLING, AsksModel, PendingVote
 from capo_lit.genprm.parse import parse_word
 from capo_lit.genprm.prompts import PACKAGED, load_template
-from capo_lit.verifier.outcomes import OutcomeSource
+from capo_lit.verifier.outcomes import OutcomeFuture, OutcomeSource
 from capo_lit.verifier.pool import Outcome
 
 _VERDICT = re.compile(r"(?:\\(?:text|mathrm|textbf|mathbf)\{)?[\s*$]*(yes|no)[\s*$.!]*\}?", re.IGNORECASE)
@@ -87,7 +87,7 @@ class GenORM(AsksModel, OutcomeSource):
         super().__init__(engine, loaded, k, sampling, deadline_s)
         self.max_unknown_frac = max_unknown_frac
         self.counters: Counter[str] = Counter()
-        self._pending: dict[PendingVote, Future[Outcome]] = {}
+        self._pending: dict[PendingVote, OutcomeFuture] = {}
         self._submitted = 0
         self._last_error = "none"
 
@@ -99,7 +99,7 @@ class GenORM(AsksModel, OutcomeSource):
             response: the policy's text; one without text is wrong and needs no critique.
             seed: of this response; each critique's own seed derives from it.
         """
-        out: Future[Outcome] = Future()
+        out = OutcomeFuture()
         if not response.strip():
             self.counters["empty"] += 1
             out.set_result(0.0)
@@ -123,7 +123,9 @@ class GenORM(AsksModel, OutcomeSource):
         for vote, critiques in self._settled(self._pending):
             self._count(critiques)
             verdict = tally([critique.wrong for critique in critiques if not critique.aborted], 1, self.vote)
-            self._pending.pop(vote).set_result(1.0 - verdict.step_error[0] if verdict.valid else None)
+            out = self._pending.pop(vote)
+            out.critiques = tuple(critiques)
+            out.set_result(1.0 - verdict.step_error[0] if verdict.valid else None)
 
     def check(self, outcomes: Sequence[Outcome]) -> None:
         """Refuse a judge that does not say anything.

@@ -1,7 +1,7 @@
 """Other votes, weights and estimators over recorded critiques, without a judge."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from itertools import groupby
 from math import nan
 from typing import Any
@@ -14,6 +14,7 @@ from capo_lit.batch.step import StepBatch
 from capo_lit.core.errors import ConfigError, DataError
 from capo_lit.core.votes import VoteRule, settled
 from capo_lit.genprm.base import critiqued
+from capo_lit.records.schema import settings_of
 
 _IDENTITY = ("run", "step", "rank", "row", "group", "sample", "uid")
 COLUMNS = (
@@ -74,15 +75,18 @@ class Replay:
     advantage_change: float
 
 
-def replay(table: pa.Table, rule: VoteRule, k: int | None = None, credit: CreditConfig | None = None) -> Replay:
+def replay(
+    table: pa.Table, rule: VoteRule, k: int | None = None, credit: CreditConfig | Mapping[str, Any] | None = None
+) -> Replay:
     """Vote recorded critiques anew, and compute the credit that follows.
 
     Args:
         table: of `read_records`, with at least the columns COLUMNS, of rollouts that a judge was asked about.
         rule: how to vote.
         k: critiques that vote, from the first of each rollout; by default as many as any rollout has.
-        credit: weights and estimator; the paper's by default. With the run's own rule and credit the recorded step
-            errors, token rewards and advantages come out exactly.
+        credit: weights and estimator; by default, step by step, those of the records. A mapping says what to change of
+            these. With the run's own rule and credit the recorded step errors, token rewards and advantages come out
+            exactly.
 
     Returns:
         The new verdicts and credit, and what they differ in.
@@ -91,15 +95,30 @@ def replay(table: pa.Table, rule: VoteRule, k: int | None = None, credit: Credit
         ConfigError: if k is not between 1 and the number of recorded critiques, or greedy is given several.
         DataError: if a rollout was not judged.
     """
-    credit = credit or CreditConfig()
     most = most_critiques(table)
     count = most if k is None else k
     if not 1 <= count <= max(most, 1):
         raise ConfigError(f"k {count}", f"1 to {most}, as many critiques as a rollout has", "replay", "k")
     if rule == "greedy" and count > 1:
         raise ConfigError(f"vote greedy with k {count}", "k 1", "replay", "k, or vote")
-    rows = [row for step in _steps(table) for row in _replay_step(step, rule, count, credit)]
+    recorded = recorded_credit(table)
+    rows = []
+    for step in _steps(table):
+        own = recorded.get((step[0]["run"], step[0]["step"]), CreditConfig())
+        used = credit if isinstance(credit, CreditConfig) else replace(own, **(credit or {}))
+        rows += _replay_step(step, rule, count, used)
     return _summary(rule, count, rows)
+
+
+def recorded_credit(table: pa.Table) -> dict[tuple[str, int], CreditConfig]:
+    """The credit that records were made with, by run and step; what they do not say is the paper's."""
+    names = {field.name for field in fields(CreditConfig)}
+    return {
+        (one["run"], one["step"]): CreditConfig(
+            **{name: value for name, value in one.items() if name in names and (name, value) != ("estimator", None)}
+        )
+        for one in settings_of(table)
+    }
 
 
 def most_critiques(table: pa.Table) -> int:

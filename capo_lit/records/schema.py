@@ -1,23 +1,28 @@
 """Records: one parquet file per rollout step, one row per rollout, with all that its credit was computed from.
 
-A record of an earlier step is never changed: a file is written under another name and then moved into place, and a
-file that is there already is an error.
+A record of an earlier step is never changed: a file that is there already is an error. A file's metadata has the
+schema's version and the settings that its credit was computed under.
 """
 
+import json
 import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from capo_lit.core import files
 from capo_lit.core.errors import DataError
 
-SCHEMA_VERSION = 1
-_VERSION_KEY = b"capo_lit.records.schema_version"
+SCHEMA_VERSION = 2
+_READABLE = ("1", "2")
+_SINCE_2 = ("outcome_critiques",)  # null in what is read of version 1
+_VERSION_KEY, _SETTINGS_KEY = b"capo_lit.records.schema_version", b"capo_lit.records.settings"
 _FILE_NAME = re.compile(r"step-(\d{8,})(?:-rank-(\d{4,}))?\.parquet")
 _TOKEN_FLOATS = pa.list_(pa.float32())
 
@@ -66,6 +71,7 @@ SCHEMA = pa.schema(
         "token_rewards": _TOKEN_FLOATS,
         "advantages": _TOKEN_FLOATS,
         "seconds": pa.float64(),
+        "outcome_critiques": pa.list_(CRITIQUE),  # null: no model was asked whether the answer is right
     },
     metadata={_VERSION_KEY: str(SCHEMA_VERSION).encode()},
 )
@@ -91,27 +97,39 @@ def record_files(directory: Path) -> list[RecordFile]:
     return sorted(RecordFile(int(match[1]), int(match[2] or 0), path) for match, path in matches if match)
 
 
+def with_settings(table: pa.Table, settings: Sequence[dict[str, Any]]) -> pa.Table:
+    """The table with the settings of its credit, each with `run` and `step`; they become metadata of its file."""
+    if not settings:
+        return table
+    unique = {(one["run"], one["step"]): one for one in settings}
+    return table.replace_schema_metadata({**table.schema.metadata, _SETTINGS_KEY: json.dumps([*unique.values()])})
+
+
+def settings_of(table: pa.Table) -> list[dict[str, Any]]:
+    """The settings that a table's credit was computed under, one of each run and step.
+
+    Returns:
+        run, step, w_whole, w_process (as a judge gate left it), estimator, vote and k, null where there was no such
+        setting; nothing for records that were written without.
+    """
+    found: list[dict[str, Any]] = json.loads((table.schema.metadata or {}).get(_SETTINGS_KEY, b"[]"))
+    return found
+
+
 def write_atomic(table: pa.Table, path: Path) -> None:
     """Write a parquet file that is there whole or not at all, whenever the process ends; see `flush` for power cuts.
 
     Raises:
         DataError: if `path` exists; it is left as it is.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            pq.write_table(table, file, compression="zstd", use_dictionary=True)
-        if path.exists():
-            raise DataError(
-                "a record file that exists",
-                "a new file: records are never overwritten",
-                str(path),
-                "resume with --ckpt_path last or choose another --trainer.default_root_dir",
-            )
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    if path.exists():
+        raise DataError(
+            "a record file that exists",
+            "a new file: records are never overwritten",
+            str(path),
+            "resume with --ckpt_path last or choose another --trainer.default_root_dir",
+        )
+    files.write_atomic(path, lambda part: pq.write_table(table, part, compression="zstd", use_dictionary=True))
 
 
 def flush(*paths: Path) -> None:
@@ -165,10 +183,16 @@ def read_records(paths: Path | str | Sequence[Path | str], columns: Sequence[str
         DataError: if a path holds no records, a file cannot be read, or is of another schema version.
     """
     several = [paths] if isinstance(paths, str | Path) else list(paths)
-    files = [file for path in several for file in _files_of(Path(path))]
-    schema = SCHEMA if columns is None else pa.schema([_field(name) for name in columns])
-    tables = [_read_file(file, schema) for file in files]
-    return pa.concat_tables(tables) if tables else schema.empty_table()
+    schema = SCHEMA if columns is None else pa.schema([_field(name) for name in columns], SCHEMA.metadata)
+    tables = [_read_file(file, schema) for path in several for file in _files_of(Path(path))]
+    return joined(tables) if tables else schema.empty_table()
+
+
+def joined(tables: Sequence[pa.Table]) -> pa.Table:
+    """Tables of records one after the other, with the settings of all."""
+    settings = [one for table in tables for one in settings_of(table)]
+    whole = pa.concat_tables([table.replace_schema_metadata(SCHEMA.metadata) for table in tables])
+    return with_settings(whole, settings)
 
 
 def _files_of(path: Path) -> list[Path]:
@@ -187,14 +211,18 @@ def _field(name: str) -> pa.Field:
 def _read_file(path: Path, schema: pa.Schema) -> pa.Table:
     with _readable(path), pq.ParquetFile(path) as file:
         got = (file.schema_arrow.metadata or {}).get(_VERSION_KEY, b"none").decode()
-        if got != str(SCHEMA_VERSION):
+        if got not in _READABLE:
             raise DataError(
                 f"schema version {got}",
-                f"schema version {SCHEMA_VERSION}",
+                f"schema version {' or '.join(_READABLE)}",
                 str(path),
                 "read it with the version of capo_lit that wrote it",
             )
-        return file.read(columns=schema.names).select(schema.names).cast(schema)
+        table = file.read(columns=schema.names)
+        for name in _SINCE_2:
+            if got == "1" and name in schema.names:
+                table = table.append_column(name, pa.nulls(len(table), SCHEMA.field(name).type))
+        return with_settings(table.select(schema.names).cast(schema), settings_of(file.schema_arrow.empty_table()))
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """A finished step as a table of records, one row per rollout."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -10,16 +10,17 @@ import torch
 from capo_lit.batch.facts import Critique, CritiquedRollout, Rollout, TokenTable
 from capo_lit.batch.step import StepBatch
 from capo_lit.core.errors import BatchError
-from capo_lit.records.schema import SCHEMA, SCHEMA_VERSION
+from capo_lit.records.schema import SCHEMA, SCHEMA_VERSION, with_settings
 
 
-def batch_table(batch: StepBatch, run: str, rank: int = 0) -> pa.Table:
+def batch_table(batch: StepBatch, run: str, rank: int = 0, settings: Mapping[str, Any] | None = None) -> pa.Table:
     """The rows of one finished step.
 
     Args:
         batch: with rollouts; with verdicts if a judge was asked, and with credit if they were trained on.
         run: name of the run, in every row.
         rank: of this process.
+        settings: that the credit was computed under, as `schema.settings_of` names them; kept in the file's metadata.
 
     Returns:
         Table of SCHEMA, rows in row order; lists over tokens cover the response alone, without padding.
@@ -45,7 +46,8 @@ def batch_table(batch: StepBatch, run: str, rank: int = 0) -> pa.Table:
         length = len(rollout.completion.ids)
         tokens = {name: values[index, :length] for name, values in per_token.items()}
         rows.append({**shared, **_rollout_columns(rollout), **_verdict_columns(critiqued), **tokens})
-    return pa.Table.from_pylist(rows, schema=SCHEMA)
+    table = pa.Table.from_pylist(rows, schema=SCHEMA)
+    return with_settings(table, [{"run": run, "step": batch.step, **settings}] if settings else [])
 
 
 def _rollout_columns(rollout: Rollout) -> dict[str, Any]:
@@ -69,6 +71,7 @@ def _rollout_columns(rollout: Rollout) -> dict[str, Any]:
         "outcome": rollout.outcome,
         "spans": [{"start": start, "end": end} for start, end in rollout.spans],
         "seconds": completion.seconds,
+        "outcome_critiques": [_critique_struct(one) for one in rollout.outcome_critiques] or None,
     }
 
 

@@ -32,11 +32,12 @@ class PlannedRollout:
     seed: int
     style: Style = "paragraph"
 
-    def rollout(self, completion: Completion, outcome: float | None) -> Rollout:
+    def rollout(self, completion: Completion, outcome: "Future[Outcome]") -> Rollout:
         """The rollout that this plan became; its steps are cut here."""
         greedy = self.sampling.temperature == 0
         spans = tuple(split_steps(completion.text, self.style))
-        return Rollout(self.row, self.group, self.sample, self.prompt, completion, outcome, greedy, spans)
+        place, critiques = (self.row, self.group, self.sample), getattr(outcome, "critiques", ())
+        return Rollout(*place, self.prompt, completion, outcome.result(), greedy, spans, critiques)
 
 
 # What is in flight; the future comes last.
@@ -77,7 +78,7 @@ def stream_rollouts(
             # An answer that takes long to judge does not hold up the ones behind it.
             for plan, completion, outcome in _take_done(checking):
                 outcomes.append(outcome.result())
-                yield plan.rollout(completion, outcomes[-1])
+                yield plan.rollout(completion, outcome)
     finally:
         for _, sampled in sampling:
             sampled.cancel()

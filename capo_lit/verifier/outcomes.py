@@ -7,11 +7,22 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from itertools import count
 from types import MappingProxyType
 
-from capo_lit.batch.facts import Prompt
+from capo_lit.batch.facts import Critique, Prompt
 from capo_lit.core.errors import check_settings
 from capo_lit.core.seeding import derive_seed
 from capo_lit.core.votes import tally
 from capo_lit.verifier.pool import Outcome, Verifier
+
+
+class OutcomeFuture(Future[Outcome]):
+    """The outcome to come of one response.
+
+    Attributes:
+        critiques: what a model said of the whole response, where one was asked; `wrong` is then {0} for a wrong
+            answer, and there when the outcome is.
+    """
+
+    critiques: tuple[Critique, ...] = ()
 
 
 class OutcomeSource(ABC):

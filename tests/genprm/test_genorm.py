@@ -1,6 +1,7 @@
 """The GenORM over a scripted engine: what is asked, read, voted, given up and counted."""
 
 import time
+from concurrent.futures import Future
 
 import pytest
 from hypothesis import given, settings
@@ -11,6 +12,8 @@ from capo_lit.batch.sampling import Sampling
 from capo_lit.core.errors import ConfigError, EngineError, JudgeError
 from capo_lit.genprm.outcome import GenORM, parse_outcome
 from capo_lit.genprm.render import step_tag
+from capo_lit.training.rollouts import PlannedRollout
+from tests.support.finished_batch import completion
 from tests.support.judging import content
 from tests.support.scripted_engine import NEVER, Reply, ScriptedEngine
 
@@ -73,6 +76,24 @@ def test_the_outcome_is_the_majority_of_the_valid_critiques_and_a_tie_is_wrong(r
     for late in (0, 1):
         script = [Reply(reply, steps=1 + late * place) for place, reply in enumerate(replies)]
         assert outcome(script, k=len(replies))[0] == expected
+
+
+def test_a_rollout_keeps_what_was_said_of_its_answer():
+    engine = ScriptedEngine([Reply(NO), Reply(MUTE)])
+    genorm = GenORM(engine, k=2)
+    future = genorm.submit(PROMPT, "so \\boxed{2}", seed=3)
+    while not future.done():
+        genorm.step(0.01)
+    plan = PlannedRollout(0, 0, 0, PROMPT, Sampling(), 0)
+    rollout = plan.rollout(completion(("so 2",), None), future)
+    assert rollout.outcome == 0.0
+    assert [(one.reply, one.wrong, one.cause) for one in rollout.outcome_critiques] == [
+        (NO, frozenset({0}), ""),
+        (MUTE, None, "parse"),
+    ]
+    known = Future()
+    known.set_result(1.0)  # of a source that asks no model
+    assert plan.rollout(completion(("so 2",), None), known).outcome_critiques == ()
 
 
 def test_critiques_that_cannot_change_the_outcome_are_cancelled_and_counted():

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from capo_lit.batch.facts import Critique
 from capo_lit.batch.step import StepBatch
 from capo_lit.core.errors import BatchError, DataError
 from capo_lit.records.schema import (
@@ -27,7 +28,7 @@ from tests.support.finished_batch import PROMPT, make_batch
 def test_a_row_holds_everything_its_credit_came_from() -> None:
     first, second = batch_table(make_batch(), "toy", rank=3).to_pylist()
     assert first == {
-        "schema_version": 1,
+        "schema_version": 2,
         "run": "toy",
         "step": 12,
         "rank": 3,
@@ -76,6 +77,7 @@ def test_a_row_holds_everything_its_credit_came_from() -> None:
         "token_rewards": [2.0, 1.0, 2.0],
         "advantages": [0.5, -1.0, 0.5],
         "seconds": 0.25,
+        "outcome_critiques": None,
     }
     # Two tokens: the padding (9.0 in these tensors) is not written. Unknown outcome and absent logprobs are null.
     assert second["outcome"] is None
@@ -119,6 +121,27 @@ def test_a_file_is_compressed_versioned_and_read_back_equal(tmp_path: Path) -> N
     assert column.compression == "ZSTD"
     assert "RLE_DICTIONARY" in column.encodings
     assert read_records(path.parent).equals(table)
+
+
+def test_records_of_version_1_are_read_without_what_came_later(tmp_path: Path) -> None:
+    table = batch_table(make_batch(), "toy").drop_columns(["outcome_critiques"])
+    old = table.replace_schema_metadata({b"capo_lit.records.schema_version": b"1"})
+    pq.write_table(old, tmp_path / file_name(12))
+    read = read_records(tmp_path)
+    assert read.schema.names == SCHEMA.names
+    assert read["outcome_critiques"].to_pylist() == [None, None]
+    assert read["advantages"].to_pylist() == table["advantages"].to_pylist()
+
+
+def test_what_a_model_said_of_the_whole_solution_is_recorded() -> None:
+    said = (Critique(r"\boxed{yes}", frozenset(), "", 40, 3, 0.5), Critique("hm", None, "parse", 40, 1, 0.5))
+    batch = StepBatch([PROMPT], 1)
+    batch.set_rollouts([replace(make_batch().require_rollouts()[0], outcome_critiques=said)])
+    (row,) = batch_table(batch, "toy").to_pylist()
+    assert [(one["reply"], one["wrong"], one["cause"]) for one in row["outcome_critiques"]] == [
+        (r"\boxed{yes}", [], ""),
+        ("hm", None, "parse"),
+    ]
 
 
 def test_an_existing_file_is_never_overwritten(tmp_path: Path) -> None:
@@ -174,7 +197,9 @@ def test_unreadable_records_say_which_file_and_why(tmp_path: Path) -> None:
     path = tmp_path / file_name(1)
     table = batch_table(make_batch(), "toy")
     pq.write_table(table.replace_schema_metadata({b"capo_lit.records.schema_version": b"99"}), path)
-    with pytest.raises(DataError, match=r"step-00000001\.parquet: got schema version 99; expected schema version 1"):
+    with pytest.raises(
+        DataError, match=r"step-00000001\.parquet: got schema version 99; expected schema version 1 or 2"
+    ):
         read_records(tmp_path)
     pq.write_table(table.replace_schema_metadata(None), path)
     with pytest.raises(DataError, match="got schema version none"):

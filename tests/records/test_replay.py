@@ -1,6 +1,7 @@
 """Replay: the run's own vote comes out exactly, and other votes as they would have been."""
 
 import math
+from dataclasses import asdict
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,8 +13,9 @@ from capo_lit.cli.replay import main
 from capo_lit.core.errors import ConfigError, DataError
 from capo_lit.core.votes import VoteRule
 from capo_lit.genprm.base import critiqued
-from capo_lit.records.replay import replay
-from capo_lit.records.schema import file_name, read_records, write_atomic
+from capo_lit.records.inspect.loading import load
+from capo_lit.records.replay import COLUMNS, replay
+from capo_lit.records.schema import file_name, read_records, settings_of, write_atomic
 from capo_lit.records.table import batch_table
 from tests.support.finished_batch import PROMPT, completion, make_batch
 from tests.support.trained_batch import PAPER, credited, trained
@@ -35,6 +37,30 @@ def test_the_runs_own_vote_and_credit_come_out_exactly(rule: VoteRule, estimator
     if rule != "greedy":
         other = "union" if rule == "intersection" else "intersection"
         assert replay(table, other, credit=credit).changed > 0
+
+
+def test_records_say_what_their_credit_was_and_a_replay_takes_it_step_by_step(tmp_path: Path) -> None:
+    # A gate had halved the process weight by the second step.
+    for step, w_process in ((0, 0.8), (1, 0.4)):
+        credit = CreditConfig(w_whole=1.7, w_process=w_process, estimator="sequence", std_floor=0.01)
+        table = batch_table(trained("majority", credit, step), "run", settings={**asdict(credit), "vote": "majority"})
+        write_atomic(table, tmp_path / "records" / file_name(step))
+    table = read_records(tmp_path / "records", COLUMNS)
+    assert [(one["step"], one["w_process"], one["vote"]) for one in settings_of(table)] == [
+        (0, 0.8, "majority"),
+        (1, 0.4, "majority"),
+    ]
+    own = replay(table, "majority")
+    for name in ("step_error", "token_rewards", "advantages"):
+        assert own.table[name].to_pylist() == table[name].to_pylist(), name
+    same = replay(table, "majority", credit={"w_whole": 1.7})
+    assert same.advantage_change == 0
+    assert replay(table, "majority", credit={"w_process": 0.8}).advantage_change > 0
+    assert replay(table, "majority", credit=CreditConfig()).advantage_change > 0
+    # Opened twice, a run has two names, each with its settings.
+    twice = load(tmp_path, tmp_path / "records").replay("majority")
+    assert twice.summary.advantage_change == 0
+    assert len(settings_of(twice.before.whole)) == 4
 
 
 def test_another_vote_by_hand() -> None:
@@ -101,6 +127,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     shown = capsys.readouterr().out
     assert all(f" {name} " in shown for name in ("recorded", "intersection", "majority", "union", "average"))
     assert "16 recorded rollouts, k 3" in shown
+    assert "The records do not say the run's" in " ".join(shown.split())
     written = pa.parquet.read_table(output)
     assert written["vote"].to_pylist() == [
         v for v in ("intersection", "majority", "union", "average") for _ in range(16)

@@ -73,6 +73,15 @@ def test_the_data_comes_back_as_it_was(tmp_path: Path) -> None:
     assert "text" not in row  # the pieces tell it
 
 
+def test_what_a_model_said_of_the_answer_is_in_the_page(tmp_path: Path) -> None:
+    said = [{"reply": "it is", "wrong": [], "cause": "", "seconds": 0.5}]
+    write_step(tmp_path / "run", 0, [solution(0, 0, 0, outcome_critiques=said)])
+    (row,) = inspect(tmp_path, tmp_path / "run").rollouts
+    assert [one["reply"] for one in row["outcome_critiques"]] == ["it is"]
+    shown = "".join((PACKAGE / name).read_text() for name in SCRIPTS)
+    assert shown.count("outcome_critiques") == 2  # read by the search, and drawn
+
+
 def test_curves_are_those_of_the_charts_and_finite(tmp_path: Path) -> None:
     (run,) = inspect(tmp_path, small_run(tmp_path / "run")).index["runs"]
     assert run == {

@@ -4,18 +4,20 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from capo_lit.batch.credit import CreditConfig
 from capo_lit.batch.step import StepBatch
 from capo_lit.core.errors import ConfigError
-from capo_lit.records.schema import file_name, read_records, record_files, write_atomic
+from capo_lit.records.schema import file_name, read_records, record_files, settings_of, write_atomic
 from capo_lit.records.table import batch_table
 from capo_lit.training.callbacks import record
+from capo_lit.training.callbacks.critique import CritiqueCallback
 from capo_lit.training.callbacks.record import RecordCallback
 from tests.support.finished_batch import make_batch
 
@@ -201,3 +203,16 @@ def test_a_checkpoint_waits_until_the_records_before_it_are_on_the_disk(
     run_step(callback, trainer, make_batch(2))
     with pytest.raises(OSError, match="disk gone"):
         callback.on_save_checkpoint(trainer, None, {})
+
+
+def test_a_file_names_the_settings_that_its_credit_was_computed_under(tmp_path: Path) -> None:
+    module = Module()
+    module.credit = CreditConfig(w_whole=1.5, w_process=0.5, estimator="sequence")  # type: ignore[assignment]
+    module.process_scale = torch.tensor(0.5)  # as a gate left it
+    judged = CritiqueCallback(cast(Any, SimpleNamespace(vote="union", k=3)))
+    found = record._settings(cast(Any, SimpleNamespace(callbacks=[judged])), module)
+    assert found is not None
+    assert (found["w_whole"], found["w_process"], found["estimator"]) == (1.5, 0.25, "sequence")
+    assert (found["vote"], found["k"]) == ("union", 3)
+    write_atomic(batch_table(make_batch(4), "toy", settings=found), tmp_path / file_name(4))
+    assert settings_of(read_records(tmp_path)) == [{"run": "toy", "step": 4, **found}]

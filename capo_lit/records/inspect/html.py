@@ -51,6 +51,13 @@ table.capo-table .capo-left{text-align:left!important;overflow-wrap:break-word}
 """
 
 
+class ShownRecord(Record):
+    """The record that `load` gives; in a notebook it draws itself."""
+
+    def _repr_html_(self) -> str:
+        return f"<style>{STYLE}</style>{rollout_html(self)}"
+
+
 def rollout_html(record: Record, scale: float | None = None) -> str:
     """All of one rollout.
 
@@ -64,7 +71,9 @@ def rollout_html(record: Record, scale: float | None = None) -> str:
     parts = [_head(record), "<h4>Problem</h4>", _text(record.row["problem"]), "<h4>Solution</h4>"]
     parts += [steps_html(record, scale)]
     if record.judged:
-        parts += ["<h4>Votes</h4>", votes_html(record), "<h4>Critiques</h4>", critiques_html(record)]
+        parts += ["<h4>Votes</h4>", votes_html(record), "<h4>Critiques</h4>", critiques_html(record.critiques)]
+    if record.outcome_critiques:
+        parts += ["<h4>Critiques of the answer</h4>", critiques_html(record.outcome_critiques, "wrong answer")]
     return f'<div class="capo-rollout">{"".join(parts)}</div>'
 
 
@@ -94,9 +103,9 @@ def votes_html(record: Record) -> str:
     return f'<div class="capo-scroll"><table class="capo-table">{head}{"".join(rows)}</table></div>'
 
 
-def critiques_html(record: Record) -> str:
-    """The critiques side by side."""
-    columns = [_critique(number, critique) for number, critique in enumerate(record.critiques)]
+def critiques_html(critiques: Sequence[Critique], wrong: str = "") -> str:
+    """Critiques side by side; `wrong` is what to say of one that calls something wrong, by default which steps."""
+    columns = [_critique(number, critique, wrong) for number, critique in enumerate(critiques)]
     return f'<div class="capo-columns">{"".join(columns)}</div>'
 
 
@@ -182,11 +191,11 @@ def _key(scale: float) -> str:
     )
 
 
-def _critique(number: int, critique: Critique) -> str:
+def _critique(number: int, critique: Critique, wrong: str) -> str:
     if critique.wrong is None:
         tone, words = "none", "called off" if critique.aborted else f"abstained: {critique.cause}"
     elif critique.wrong:
-        tone, words = "bad", "wrong: " + ", ".join(str(step) for step in sorted(critique.wrong))
+        tone, words = "bad", wrong or "wrong: " + ", ".join(str(step) for step in sorted(critique.wrong))
     else:
         tone, words = "good", "nothing wrong"
     facts = f"{critique.completion_tokens} tokens, {critique.seconds:.2f} s"

@@ -6,7 +6,7 @@ import pyarrow as pa
 
 from capo_lit.core.errors import DataError
 from capo_lit.records.inspect.rollouts import Rollouts
-from capo_lit.records.schema import read_records, record_files
+from capo_lit.records.schema import joined, read_records, record_files, settings_of, with_settings
 
 
 def load(*runs: Path | str, steps: range | None = None) -> Rollouts:
@@ -30,8 +30,10 @@ def load(*runs: Path | str, steps: range | None = None) -> Rollouts:
     for index, (path, several) in enumerate(zip(runs, names, strict=True)):
         if any(all_names.count(name) > 1 for name in several):
             column = pa.array([str(path)] * len(tables[index]), pa.string())
-            tables[index] = tables[index].set_column(tables[index].schema.get_field_index("run"), "run", column)
-    whole = pa.concat_tables(tables)
+            settings = [{**one, "run": str(path)} for one in settings_of(tables[index])]
+            renamed = tables[index].set_column(tables[index].schema.get_field_index("run"), "run", column)
+            tables[index] = with_settings(renamed, settings)
+    whole = joined(tables)
     return Rollouts(whole, tuple(range(len(whole))))
 
 

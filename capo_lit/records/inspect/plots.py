@@ -8,8 +8,9 @@ import pyarrow as pa
 
 from capo_lit.evaluation.judging.step_scores import step_scores
 from capo_lit.records.curves import Curve
-from capo_lit.records.inspect import PromptHistory, Record, Rollouts, Token, Truth
-from capo_lit.records.inspect.record import one_line_breaks
+from capo_lit.records.inspect.changes import PromptHistory
+from capo_lit.records.inspect.record import Record, Token, one_line_breaks
+from capo_lit.records.inspect.rollouts import Rollouts, Truth
 from capo_lit.records.report.plots import COLOURS
 
 if TYPE_CHECKING:

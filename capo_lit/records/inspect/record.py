@@ -1,7 +1,7 @@
 """One recorded rollout as a person reads it: steps with their verdicts, tokens with their credit, critiques, votes."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -84,6 +84,15 @@ class Record:
         """Where it comes from, in words."""
         return f"{self.row['run']}, step {self.row['step']}, sample {self.row['sample']} of {self.row['uid']}"
 
+    def __str__(self) -> str:
+        """The rollout in plain lines for a terminal, without the control characters that one obeys."""
+        lines = [f"{self.title}: {self.outcome} answer", self.row["problem"]]
+        for step in self.steps:
+            verdict = "not judged" if step.error is None else "wrong" if step.called_wrong else "right"
+            lines.append(f"{step.index} {verdict}: {step.text.strip()}")
+        lines += [f"critique {number}: {one.reply or one.cause}" for number, one in enumerate(self.critiques)]
+        return "".join(c if c in "\n\t" or c.isprintable() else "\ufffd" for c in "\n".join(lines))
+
     @property
     def outcome(self) -> Outcome:
         """Whether the answer is right."""
@@ -133,10 +142,12 @@ class Record:
     @cached_property
     def critiques(self) -> tuple[Critique, ...]:
         """The critiques, in the order in which they were asked."""
-        return tuple(
-            Critique(**{**one, "wrong": None if one["wrong"] is None else frozenset(one["wrong"])})
-            for one in self.row["critiques"] or ()
-        )
+        return _critiques(self.row["critiques"])
+
+    @cached_property
+    def outcome_critiques(self) -> tuple[Critique, ...]:
+        """What a GenORM said of the whole solution; `wrong` is {0} where it called the answer wrong."""
+        return _critiques(self.row["outcome_critiques"])
 
     @property
     def votes(self) -> tuple[tuple[Ballot, ...], ...]:
@@ -147,6 +158,13 @@ class Record:
 def outcome_word(outcome: float | None) -> Outcome:
     """A recorded outcome in a word."""
     return "unknown" if outcome is None else "right" if outcome == 1 else "wrong"
+
+
+def _critiques(recorded: Sequence[Mapping[str, Any]] | None) -> tuple[Critique, ...]:
+    return tuple(
+        Critique(**{**one, "wrong": None if one["wrong"] is None else frozenset(one["wrong"])})
+        for one in recorded or ()
+    )
 
 
 def one_line_breaks(text: str) -> str:

@@ -12,9 +12,8 @@ import pyarrow.compute as pc
 from capo_lit.batch.credit import CreditConfig
 from capo_lit.core.votes import VoteRule
 from capo_lit.records.inspect.changes import PromptHistory, prompt_histories, replayed
-from capo_lit.records.inspect.html import STYLE, pair_html, table_html
+from capo_lit.records.inspect.html import STYLE, ShownRecord, pair_html, table_html
 from capo_lit.records.inspect.record import DIGITS, WRONG_FROM, Outcome, Record, outcome_word
-from capo_lit.records.inspect.show import ShownRecord
 from capo_lit.records.replay import Replay
 
 Truth = Callable[[Record], frozenset[int]]
@@ -148,7 +147,7 @@ class Rollouts:
         Args:
             rule: how to vote.
             k: critiques that vote, from the first of each rollout; by default all.
-            credit: weights and estimator; the paper's by default. Those of the run give the change of the vote alone.
+            credit: weights and estimator; by default those of the records, which give the change of the vote alone.
 
         Raises:
             ConfigError: if there are not k critiques.

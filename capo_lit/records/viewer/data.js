@@ -37,7 +37,8 @@ async function readAll(progress) {
   for (let number = 0; number < packed.length; number += 1) {
     progress(number / packed.length);
     for (const row of await unpack(number)) {
-      const replies = (row.critiques || []).map((critique) => `${critique.reply}\n${critique.cause}`);
+      const said = [...(row.critiques || []), ...(row.outcome_critiques || [])];
+      const replies = said.map((critique) => `${critique.reply}\n${critique.cause}`);
       const parts = [row.uid, row.problem, row.answer, row.reference || "", responseOf(row), ...replies];
       texts.push(parts.join("\n").toLowerCase());
     }

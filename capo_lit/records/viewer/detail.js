@@ -9,17 +9,19 @@ async function showDetail(index) {
   const row = await rollout(index);
   if (index !== list.chosen) return; // another one was chosen meanwhile
   tell(row, null);
-  box.replaceChildren(
+  box.replaceChildren();
+  fill(box, {}, [
     heading(index, row),
     part("Problem", textBlock(row.problem)),
     row.reference !== null && row.reference !== undefined && folded("Reference solution", textBlock(row.reference)),
     part("Response", response(row)),
     judged(row),
-    ...critiques(row),
+    critiques("Critiques", row.critiques, said),
+    critiques("Critiques of the answer", row.outcome_critiques, saidOfAnswer),
     profiles(row),
     tokenTable(row),
     raw(row),
-  );
+  ]);
   box.scrollTop = 0;
 }
 
@@ -154,10 +156,16 @@ function said(critique) {
   return ["wrong", `✗ wrong: step ${critique.wrong.join(", ")}`];
 }
 
-function critiques(row) {
-  if (!row.critiques || !row.critiques.length) return [];
-  const cards = row.critiques.map((critique, at) => {
-    const [kind, text] = said(critique);
+// A GenORM reads the whole solution: its critiques call the answer right or wrong.
+function saidOfAnswer(critique) {
+  if (critique.wrong === null || critique.cause === "aborted") return said(critique);
+  return critique.wrong.length ? ["wrong", "✗ wrong answer"] : ["right", "✓ right answer"];
+}
+
+function critiques(title, several, words) {
+  if (!several || !several.length) return null;
+  const cards = several.map((critique, at) => {
+    const [kind, text] = words(critique);
     const { prompt_tokens: read, completion_tokens: written, seconds } = critique;
     const cost = `${number(read)} tokens read, ${number(written)} written, ${number(seconds, 2)} s`;
     return el(
@@ -168,7 +176,7 @@ function critiques(row) {
       textBlock(critique.reply || "(no reply)"),
     );
   });
-  return [part("Critiques", el("div", { class: "critiques" }, cards))];
+  return part(title, el("div", { class: "critiques" }, cards));
 }
 
 function profiles(row) {

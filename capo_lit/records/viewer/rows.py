@@ -13,7 +13,8 @@ from capo_lit.records.inspect.record import WRONG_FROM, outcome_word
 # Of each rollout as it is; the lists over tokens come rounded, for they are most of the page.
 _FACTS = (
     "step", "rank", "group", "sample", "uid", "problem", "answer", "reference", "finish_reason", "policy_version",
-    "outcome", "spans", "valid", "abstained", "agreement", "critiques", "seconds",
+    "outcome", "spans", "valid", "abstained", "agreement", "critiques", "outcome_critiques",
+    "seconds",
 )  # fmt: skip
 _LISTS = (
     "prompt_ids", "response_ids", "pieces", "special", "engine_logprobs", "trainer_logprobs",

@@ -1,6 +1,7 @@
 """Writes one record file per training step; see records/schema.py for what stands in it."""
 
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from capo_lit.batch.step import StepBatch
 from capo_lit.core.errors import ConfigError
 from capo_lit.records.schema import file_name, flush, record_files, remove_leftovers, set_aside, write_atomic
 from capo_lit.records.table import batch_table
+from capo_lit.training.callbacks.critique import CritiqueCallback
 
 
 class RecordCallback(Callback):
@@ -78,7 +80,7 @@ class RecordCallback(Callback):
         if not isinstance(batch, StepBatch):
             return
         batch.require_credit()
-        self._write(trainer, batch, self._directory(trainer))
+        self._write(trainer, batch, self._directory(trainer), _settings(trainer, pl_module))
         self._wrote = True
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
@@ -95,10 +97,12 @@ class RecordCallback(Callback):
         """Write the solutions of `capo predict`, to `predictions` beside the records."""
         self._write(trainer, batch, self._predictions(trainer))
 
-    def _write(self, trainer: Trainer, batch: StepBatch, directory: Path) -> None:
+    def _write(
+        self, trainer: Trainer, batch: StepBatch, directory: Path, settings: dict[str, Any] | None = None
+    ) -> None:
         run = self.run or Path(trainer.default_root_dir).resolve().name
         name = file_name(batch.step, trainer.global_rank, trainer.world_size)
-        table = batch_table(batch, run, trainer.global_rank)
+        table = batch_table(batch, run, trainer.global_rank, settings)
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         write_atomic(table, directory / name)
@@ -127,3 +131,16 @@ class RecordCallback(Callback):
                 str(self._directory(trainer)),
                 "resume with --ckpt_path last or choose another --trainer.default_root_dir",
             )
+
+
+def _settings(trainer: Trainer, pl_module: Any) -> dict[str, Any] | None:
+    """What the credit of this step was computed under, for a replay that is to give the same; null if it had none."""
+    if not hasattr(pl_module, "credit"):
+        return None
+    credit, scale = asdict(pl_module.credit), float(getattr(pl_module, "process_scale", 1.0))
+    if hasattr(pl_module, "ppo"):  # its advantages are a value model's, which no replay has
+        credit["estimator"] = None
+    judges = [one.judge for one in trainer.callbacks if isinstance(one, CritiqueCallback)]  # type: ignore[attr-defined]
+    judge = judges[0] if judges else None
+    votes = {"vote": getattr(judge, "vote", None), "k": getattr(judge, "k", None)}
+    return {**credit, "w_process": credit["w_process"] * scale, **votes}
