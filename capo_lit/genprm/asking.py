@@ -178,6 +178,7 @@ class AsksModel:
         check_settings(checks, type(self).__name__)
         self.engine: Engine = engine
         self.template, self.k, self.sampling, self.deadline_s = template, k, sampling, deadline_s
+        self.reference = template.reference  # whether the judge is shown one; the gate then asks its solutions for it
         self._check_schema()
 
     @abstractmethod
