@@ -43,7 +43,6 @@ def render_messages(
     reference: str | None = None,
     nonce: str = "",
     template: Template | str | Path | None = None,
-    index_base: int | None = None,
 ) -> list[dict[str, str]]:
     """The prompt of one critique.
 
@@ -56,21 +55,20 @@ def render_messages(
         reference: reference answer or solution; None leaves it out.
         nonce: part of every tag; see `step_tag`.
         template: a loaded template or the path of one; the packaged one by default.
-        index_base: the number the judge sees on the first step, 0 or 1; the template's own by default (0 unless it
-            says otherwise).
 
     Returns:
         Chat messages with the keys role and content: one user turn, which every chat template knows.
 
     Raises:
         ConfigError: if the template cannot be used, its need of a reference differs from what is given, or the nonce
-            or index_base is not allowed.
+            is not allowed.
     """
     if not isinstance(template, Template):
         template = load_template(template, reference is not None)
-    base = template.index_base if index_base is None else index_base
-    _check(template, reference, base)
-    example = _tags("N", nonce)
+    if template.reference != (reference is not None):
+        got = "a reference" if reference is not None else "no reference"
+        raise ConfigError(got, "one exactly if the template has {reference}", template.where, "reference")
+    base, example = template.index_base, _tags("N", nonce)
     values = {
         "problem": neutralise(problem).strip(),
         "steps": "\n".join(_block(step, step_tag(index, nonce, base)) for index, step in enumerate(steps)),
@@ -80,14 +78,6 @@ def render_messages(
         "example_close": example[1],
     }
     return [{"role": "user", "content": template.fill(values)}]
-
-
-def _check(template: Template, reference: str | None, base: int) -> None:
-    if base not in (0, 1):
-        raise ConfigError(f"index_base {base}", "0 or 1", "render_messages", "index_base")
-    if template.reference != (reference is not None):
-        got = "a reference" if reference is not None else "no reference"
-        raise ConfigError(got, "one exactly if the template has {reference}", template.where, "reference")
 
 
 def _block(step: str, tags: tuple[str, str]) -> str:

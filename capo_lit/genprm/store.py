@@ -1,4 +1,8 @@
-"""The critique store: replies of judges on disk, found by what was asked, so that nothing is asked twice."""
+"""The critique store: replies of judges on disk, found by what was asked, so that nothing is asked twice.
+
+A cache that runs may share, of replies as they came. What a run made of them is in its records, and what
+`capo critique` made of them in its output; both can be read without it.
+"""
 
 import hashlib
 import json

@@ -1,6 +1,7 @@
 """The judge's prompt: hostile text opens no step, closes none, and brings in no control token."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -137,7 +138,7 @@ def test_steps_stand_between_their_tags() -> None:
 def test_counts_and_numbers() -> None:
     assert "has 1 step, numbered 0." in rendered("p", ["x"], None, "")
     assert "has no steps." in rendered("p", [], None, "")
-    text = render_messages("p", ["x", "y"], index_base=1)[0]["content"]
+    text = render_messages("p", ["x", "y"], template=replace(load_template(), index_base=1))[0]["content"]
     assert "has 2 steps, numbered 1 to 2" in text
     assert [text.count(step_tag(index, "", 1)[0]) for index in (0, 1)] == [1, 1]
     assert step_tag(0, "", 1) == ("<step_1>", "</step_1>")
