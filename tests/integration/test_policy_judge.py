@@ -75,4 +75,6 @@ def test_the_policy_judges_itself_on_one_engine(tmp_path: Path) -> None:
     # The judge of outcomes speaks freely and says neither yes nor no.
     assert {row["outcome"] for row in rows} == {None}
     curves = read_curves(tmp_path / "run")
-    assert max(curves["policy/engine_logp_gap"].values()) < 1e-3
+    # No token was trained, so no gap is measured; that the engine follows the policy is for the probe to say.
+    assert "policy/engine_logp_gap" not in curves
+    assert set(curves["reward/outcome_unknown_frac"].values()) == {1.0}

@@ -141,7 +141,7 @@ def test_what_math_verify_decides():
         assert verifier.score(pairs) == [1.0] * len(EQUIVALENT) + [0.0] * len(DIFFERENT)
         prose = "The answer is 18 dollars. Done."
         assert verifier.score([("18", prose), ("19", prose)]) == [1.0, 0.0]
-        assert verifier.counters["exact"] == 0
+        assert verifier.counters["math"] > 0
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="no evaluation data; set CAPO_SHARED_DATA")
