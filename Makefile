@@ -42,7 +42,7 @@ browser: ## Chromium for the tests of capo inspect, from Debian's packages (as r
 	{ [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium > /dev/null; } || \
 	  echo "no Chromium: the browser tests of capo inspect will be skipped (install one as root, or set CAPO_CHROMIUM)"
 
-# Tests of one file share their fixtures, so a file stays on one worker; files go in the order of testpaths.
+# Tests of one file share their fixtures, so a file stays on one worker; tests/conftest.py sends the long ones first.
 PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 test: setup browser ## Every promise once, with real engines and processes (about 8 minutes on 2 cores)

@@ -30,6 +30,13 @@ settings.register_profile("mutation", parent=settings.get_profile("default"), ma
 settings.register_profile("quick", parent=settings.get_profile("mutation"))  # of make test-fast
 settings.load_profile(os.environ.get("CAPO_HYPOTHESIS_PROFILE", "default"))
 
+INTEGRATION = Path(__file__).parent / "integration"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The long files first: the many short ones after them leave no worker without work at the end."""
+    items.sort(key=lambda item: INTEGRATION not in item.path.parents)
+
 
 @pytest.fixture
 def unchecked() -> Iterator[None]:

@@ -20,6 +20,11 @@ parser = cache(fit_parser)
 BASE = ["--config", str(CONFIGS / "quickstart.yaml")]
 WHOLE = sorted(path for path in CONFIGS.glob("*.yaml"))
 EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
+# One of each kind in every run of the tests, the others at night: half a second each.
+BY_DAY = ("sft", "ppo", "grpo_rule", "grpo_genorm_n4", "prm_discriminative", "capo", "capo_decoupled")
+MOST_AT_NIGHT = [
+    pytest.param(name, marks=[] if name in BY_DAY else pytest.mark.nightly, id=name) for name in EXPERIMENTS
+]
 # configs/judge is for `capo critique`; its tests are elsewhere.
 LEAVES = sorted(path for path in CONFIGS.glob("*/*.yaml") if path.parent.name not in ("experiment", "judge"))
 OF_A_LANGUAGE_MODEL = {"greedy_paper.yaml": "genprm/qwen2.5_72b.yaml"}
@@ -75,7 +80,7 @@ def test_every_file_of_a_group_lies_over_a_config(path):
 
 
 @pytest.mark.slow  # half a second each
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("name", MOST_AT_NIGHT)
 def test_every_experiment_is_the_same_through_both_doors(name, tmp_path):
     """`capo fit --config FILE`, `capo fit experiment=NAME` and the config.yaml of a sweep's job."""
     by_file = flat(parser()(["--config", str(CONFIGS / "experiment" / f"{name}.yaml")]))
@@ -87,7 +92,7 @@ def test_every_experiment_is_the_same_through_both_doors(name, tmp_path):
 
 
 @pytest.mark.slow  # half a second each
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("name", MOST_AT_NIGHT)
 def test_every_experiment_parses_at_the_papers_scale(name):
     small, large = parse_words(f"experiment={name}"), parse_words(f"experiment={name}", *paper(name))
     assert large.model.class_path == small.model.class_path

@@ -12,6 +12,7 @@ from capo_lit.evaluation.names import FAILURES, METRICS
 from capo_lit.records.curves import read_curves
 from capo_lit.records.results import read_result
 from capo_lit.records.schema import read_records
+from tests.support.commands import call, capo, flags
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -35,26 +36,14 @@ SMALL = {
 }
 
 
-def capo(cwd: Path, *words: str, **settings: object) -> str:
-    flags = [word for key, value in settings.items() for word in (f"--{key}", str(value))]
-    done = subprocess.run(
-        [sys.executable, "-m", "capo_lit.cli", *words, *flags],
-        cwd=cwd,
-        env=ENV,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout + done.stderr
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, initial):
     cwd = tmp_path_factory.mktemp("capo")
     config = str(REPO / "configs" / "quickstart.yaml")
-    own = {"trainer.default_root_dir": cwd / "run", "critique.score_judge": "true"}
-    capo(cwd, "fit", "--config", config, policy=initial, **SMALL, **own)
+    own = {"policy": initial, "trainer.default_root_dir": cwd / "run", "critique.score_judge": "true"}
+    words = [sys.executable, "-m", "capo_lit.cli", "fit", "--config", config, *flags({**SMALL, **own})]
+    done = subprocess.run(words, cwd=cwd, env=ENV, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
     return cwd
 
 
@@ -116,14 +105,12 @@ def test_every_evaluation_leaves_a_result_with_its_manifest_and_the_best_its_che
 
 def test_a_second_fit_does_not_write_over_the_first(trained, initial):
     config = str(REPO / "configs" / "quickstart.yaml")
-    words = [sys.executable, "-m", "capo_lit.cli", "fit", "--config", config, "--policy", str(initial)]
-    flags = [word for key, value in SMALL.items() for word in (f"--{key}", str(value))]
-    root = ["--trainer.default_root_dir", str(trained / "run"), "--validate_first", "false"]
-    done = subprocess.run([*words, *flags, *root], cwd=trained, env=ENV, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 1
-    assert "already holds records" in done.stderr
-    assert "--ckpt_path last" in done.stderr
-    assert "Traceback" not in done.stderr
+    root = {"policy": initial, "trainer.default_root_dir": trained / "run", "validate_first": "false"}
+    done = call(trained, "fit", "--config", config, *flags({**SMALL, **root}))
+    assert done.status == 1
+    assert "already holds records" in done.err
+    assert "--ckpt_path last" in done.err
+    assert "Traceback" not in done.err
 
 
 def test_grpo_runs_from_the_same_config_without_a_judge(tmp_path, initial):

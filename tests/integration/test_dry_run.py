@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from capo_lit.cli import main
+from tests.support.commands import Told, call
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -28,29 +28,17 @@ checkpoint: {every_n_steps: 1}
 """
 
 
-Told = tuple[int, str, str]
-"""Exit status, stdout, stderr."""
-
-
 @pytest.fixture
-def folder(tmp_path: Path, initial: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, initial: Path) -> Path:
     (tmp_path / "initial").symlink_to(initial)
     (tmp_path / "small.yaml").write_text(SMALL)
-    monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 @pytest.fixture
-def capo(folder: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Told]:
-    """The command in this process: a start of Python for each would cost more than all else here."""
+def capo(folder: Path) -> Callable[..., Told]:
     files = ["--config", str(REPO / "configs" / "quickstart.yaml"), "--config", "small.yaml", "--policy", "./initial"]
-
-    def call(command: str, *flags: str) -> Told:
-        capsys.readouterr()
-        status = main([command, *files, *flags])
-        return status, *capsys.readouterr()
-
-    return call
+    return lambda command, *flags: call(folder, command, *files, *flags)
 
 
 def test_a_dry_run_leaves_nothing_and_the_run_after_it_is_not_refused(folder: Path, capo: Callable[..., Told]) -> None:

@@ -25,6 +25,7 @@ from capo_lit.engines.http.engine import HTTPEngine
 from capo_lit.genprm.judge import GenPRM
 from capo_lit.records.curves import read_curves
 from capo_lit.records.schema import read_records
+from tests.support.commands import capo
 from tests.support.http_world import wait_for
 from tests.support.judging import SEED, rollout
 from tests.support.misbehaving_server import EVEN_30, FAULTS, MisbehavingServer
@@ -110,17 +111,8 @@ def test_training_goes_on_with_a_judge_that_misbehaves(tmp_path: Path, initial: 
             "data.prompts_per_step": 2,
             "rollout.group_size": 4,
         }
-        flags = [word for key, value in small.items() for word in (f"--{key}", str(value))]
         configs = ["--config", str(REPO / "configs" / "quickstart.yaml"), "--config", str(tmp_path / "judge.yaml")]
-        done = subprocess.run(
-            [sys.executable, "-m", "capo_lit.cli", "fit", *configs, *flags],
-            cwd=tmp_path,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-    assert done.returncode == 0, done.stderr[-3000:]
+        capo(tmp_path, "fit", *configs, **small)
     assert sum(server.replies[fault] for fault in FAULTS) > 10
     curves = read_curves(tmp_path / "run")
     assert sorted(curves["policy/loss"]) == [1, 2, 3]

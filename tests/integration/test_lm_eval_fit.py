@@ -8,7 +8,8 @@ import yaml
 from capo_lit.records.results import read_result
 from tests.support.killed import REPO, command, end, killed_at, weights_of
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+# In every run of the tests: tests/training/test_lm_eval_callback.py.
+pytestmark = [pytest.mark.slow, pytest.mark.nightly, pytest.mark.timeout(1200)]
 
 EVALUATING = {
     "tasks": ["test_steps", "test_step_choice"],
@@ -58,7 +59,6 @@ def test_a_fit_with_lm_eval_every_n_steps_trains_as_without(whole: Path, untouch
     assert set(manifest["lm_eval"]["tasks"]) == {"test_steps", "test_step_choice"}
 
 
-@pytest.mark.nightly
 def test_killed_and_resumed_it_measures_what_the_whole_run_does(tmp_path: Path, initial: Path, whole: Path) -> None:
     words = evaluating(tmp_path, initial)
     killed_at("update", 7, words, tmp_path)

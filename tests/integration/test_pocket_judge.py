@@ -1,8 +1,5 @@
 """The pocket judge under the real vLLM: alone through the GenPRM, and as the judge of a training run."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import get_args
 
@@ -17,6 +14,7 @@ from capo_lit.core.votes import VoteRule
 from capo_lit.engines.vllm import VLLMEngine
 from capo_lit.genprm.judge import GenPRM
 from capo_lit.records.schema import read_records
+from tests.support.commands import capo
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -62,12 +60,7 @@ def test_a_run_under_the_pocket_judge_records_its_critiques(tmp_path: Path, judg
         "critique.judge.init_args.engine.init_args.model": judge,
         "trainer.default_root_dir": tmp_path / "run",
     }
-    flags = [word for key, value in settings.items() for word in (f"--{key}", str(value))]
-    config = str(REPO / "configs" / "quickstart_genprm.yaml")
-    command = [sys.executable, "-m", "capo_lit.cli", "fit", "--config", config, *flags]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=250)
-    assert done.returncode == 0, done.stderr[-3000:]
+    capo(tmp_path, "fit", "--config", str(REPO / "configs" / "quickstart_genprm.yaml"), **settings)
     rows = read_records(tmp_path / "run" / "records").to_pylist()
     assert len(rows) == 4
     assert all(len(row["critiques"]) == 3 for row in rows)

@@ -1,8 +1,5 @@
 """A training run on vLLM whose policy judges its own steps, while what it was at the start judges the outcomes."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +8,7 @@ import yaml
 from capo_lit.records.curves import read_curves
 from capo_lit.records.schema import read_records
 from tests.support.byte_llama import build, write_template
+from tests.support.commands import capo
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 pytest.importorskip("vllm")
@@ -54,16 +52,8 @@ def test_the_policy_judges_itself_on_one_engine(tmp_path: Path) -> None:
         "validate_first": False,
     }
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(overlay))
-    command = [sys.executable, "-m", "capo_lit.cli", "fit", "--config", str(REPO / "configs" / "quickstart.yaml")]
-    done = subprocess.run(
-        [*command, "--config", str(tmp_path / "run.yaml")],
-        cwd=tmp_path,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=350,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    configs = ["--config", str(REPO / "configs" / "quickstart.yaml"), "--config", str(tmp_path / "run.yaml")]
+    capo(tmp_path, "fit", *configs)
     rows = read_records(tmp_path / "run" / "records").to_pylist()
     assert [(row["step"], row["row"]) for row in rows] == [(step, row) for step in range(2) for row in range(8)]
     critiques = [critique for row in rows for critique in row["critiques"]]

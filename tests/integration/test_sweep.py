@@ -8,7 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.torch import load_file
 
-from tests.integration.test_cli_runs import ENV, capo
+from tests.support.commands import capo
+from tests.support.killed import ENV
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
