@@ -88,6 +88,7 @@ def test_one_set_of_values_has_one_interval_in_any_order_whatever_was_drawn_befo
     assert interval(values[::-1]) == first
 
 
+@pytest.mark.filterwarnings("ignore:The ``compute`` method")
 def test_an_interval_of_nothing_is_nan_and_of_equal_values_a_point() -> None:
     assert all(math.isnan(value) for value in MeanInterval().compute().tolist())
     assert interval([1.0, 1.0]) == [1.0, 1.0, 1.0]

@@ -80,7 +80,7 @@ def run_page(page: Path, folder: Path, names: Mapping[str, str] | None = None, s
 def run(words: list[str], folder: Path) -> str:
     """Run a command of ours to its end; returns what it wrote to stdout."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PATH": path, "PYTHONPATH": str(folder)}
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PATH": path, "PYTHONPATH": f"{folder}:{REPO}"}
     done = subprocess.run(words, cwd=folder, env=env, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, f"{' '.join(words)}\n{done.stderr[-3000:]}"
     return done.stdout

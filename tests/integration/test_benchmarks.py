@@ -128,6 +128,7 @@ def test_a_real_model_answers_real_rows() -> None:
     engine.close()
 
 
+@pytest.mark.nightly  # lm-eval indexes 14,000 tasks of its own
 def test_a_name_that_nobody_knows_is_refused_with_the_nearest() -> None:
     with pytest.raises(ConfigError, match=r"task 'capo_gsm9k'.*nearest: \['capo_gsm8k'"):
         load_tasks(["capo_gsm9k"])
@@ -137,7 +138,7 @@ def test_a_name_that_nobody_knows_is_refused_with_the_nearest() -> None:
     ("name", "change"),
     [
         ("capo_gsm8k", "data_dir"),
-        # Another half a minute: lm-eval indexes 14,000 tasks of its own.
+        # Again all of lm-eval's tasks.
         pytest.param("arc_easy", "let the hub be reached", marks=pytest.mark.nightly),
     ],
 )

@@ -39,6 +39,7 @@ def test_the_demo_goes_from_random_weights_to_its_table(tmp_path: Path) -> None:
         assert (folder / "policy" / "config.json").is_file()
 
 
+@pytest.mark.nightly
 def test_the_fast_tests_are_most_tests_and_no_slow_one() -> None:
     listed = make("test-fast", "ARGS=--collect-only").splitlines()
     tests = [line for line in listed if "::" in line]

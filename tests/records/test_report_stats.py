@@ -17,6 +17,7 @@ def test_paired_and_welch_intervals():
     assert gap.how == "Welch, 3 and 3 runs"
 
 
+@pytest.mark.filterwarnings("ignore:Precision loss occurred")  # of runs that are equal
 def test_intervals_need_two_runs_on_each_side():
     assert difference([(0, 0.5)], [(0, 0.4)]).low is None
     assert difference([(0, 0.5)], [(1, 0.4), (2, 0.4)]).low is None
