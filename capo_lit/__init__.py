@@ -49,7 +49,6 @@ if TYPE_CHECKING:
     from capo_lit.records.inspect.loading import load as load
     from capo_lit.records.replay import replay as replay
     from capo_lit.records.schema import read_records as read_records
-    from capo_lit.training.callbacks.alarms import AlarmCallback as AlarmCallback
     from capo_lit.training.callbacks.critique import CritiqueCallback as CritiqueCallback
     from capo_lit.training.callbacks.gate import JudgeGateCallback as JudgeGateCallback
     from capo_lit.training.callbacks.record import RecordCallback as RecordCallback
@@ -71,7 +70,6 @@ __version__ = "0.1.0"
 # Where every public name lives; the imports above say the same to type checkers.
 _HOMES = {
     "StepBatch": "capo_lit.batch.step",
-    "AlarmCallback": "capo_lit.training.callbacks.alarms",
     "CritiqueCallback": "capo_lit.training.callbacks.critique",
     "JudgeGateCallback": "capo_lit.training.callbacks.gate",
     "RecordCallback": "capo_lit.training.callbacks.record",

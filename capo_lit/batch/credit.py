@@ -73,27 +73,25 @@ def token_table(batch: StepBatch, w_process: float) -> TokenTable:
     )
 
 
-def assign_credit(batch: StepBatch, config: CreditConfig, process_scale: float = 1.0) -> TokenTable:
+def assign_credit(batch: StepBatch, config: CreditConfig) -> TokenTable:
     """Token rewards and advantages of a batch, in its table.
 
     Args:
         batch: with rollouts, and with verdicts if wrong steps cost anything.
         config: weights and estimator.
-        process_scale: factor on w_process, in [0, 1]; 1 is the config's own weight.
 
     Raises:
-        BatchError: if rollouts are missing, or verdicts are and w_process * process_scale > 0.
+        BatchError: if rollouts are missing, or verdicts are and w_process > 0.
     """
-    w_process = config.w_process * process_scale
-    table = token_table(batch, w_process)
-    rewards = token_rewards(table.outcome, table.step_error, config.w_whole, w_process)
+    table = token_table(batch, config.w_process)
+    rewards = token_rewards(table.outcome, table.step_error, config.w_whole, config.w_process)
     rewards = torch.where(table.mask, rewards, 0.0)
     credit = advantages(
         rewards,
         table.mask,
         table.group,
         estimator=config.estimator,
-        process=torch.where(table.mask, -table.step_error * w_process, 0.0),
+        process=torch.where(table.mask, -table.step_error * config.w_process, 0.0),
         std_floor=config.std_floor,
         max_abs_advantage=config.max_abs_advantage,
     )

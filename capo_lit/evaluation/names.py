@@ -85,7 +85,6 @@ _ROLLOUT = (
         "rollouts that state an answer",
         "length of the final answer; growing: reasoning is hidden in it",
     ),
-    _max("rollout/alarms", "alarms", "watched metrics out of their band around the start; needs AlarmCallback"),
     _mean("rollout/tokens_per_s", "tokens/s", "seconds", "tokens that a process samples", prog_bar=True),
 )
 
@@ -107,7 +106,6 @@ _CRITIQUE = (
     _share("critique/vote_agreement", "rollouts", "valid critiques on the larger side, mean over steps"),
     _share("critique/no_verdict_frac", "rollouts with steps", "without a valid critique: no process penalty"),
     _mean("critique/gate_f1", "1", "processes", "F1 of the judge on labelled solutions, last score; needs a gate"),
-    _mean("critique/process_scale", "1", "processes", "factor in [0, 1] on w_process that the gate sets by that score"),
     *_judge("critique"),
     _share("critique/parse_fail_frac", "critiques", "whose reply holds no verdict that can be read"),
     _share("critique/timeout_frac", "critiques", "that missed their deadline"),

@@ -47,15 +47,8 @@ class CapoModule(PolicyModule):
     ) -> None:
         super().__init__(policy, optim, update, seed)
         self.credit, self.loss = credit, loss
-        # Factor on w_process, in [0, 1], that a judge gate sets at run time; in the state dict, so that it is resumed.
-        self.register_buffer("process_scale", torch.ones((), dtype=torch.float32))
-        self.process_scale: torch.Tensor
         # Not a submodule: the reference never changes, so it stays out of optimizer and checkpoints.
         self._reference: Any = None
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the full process weight from a checkpoint of before there was a judge gate."""
-        checkpoint.get("state_dict", {}).setdefault("process_scale", torch.ones((), dtype=torch.float32))
 
     def training_step(self, batch: StepBatch, batch_idx: int) -> None:
         """One step of CAPO: token rewards and advantages from what was gathered, then PPO-clip on them."""
@@ -70,7 +63,7 @@ class CapoModule(PolicyModule):
 
     def assign_credit(self, batch: StepBatch) -> TokenTable:
         """Facts to token rewards and advantages."""
-        return assign_credit(batch, self.credit, float(self.process_scale))
+        return assign_credit(batch, self.credit)
 
     def credit_metrics(self, table: TokenTable) -> Parts:
         """What to log of the credit."""

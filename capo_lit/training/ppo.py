@@ -67,7 +67,7 @@ class PPOModule(CapoModule):
 
     def assign_credit(self, batch: StepBatch) -> TokenTable:
         """Rewards in time, values before the update, and the advantages that GAE makes of them."""
-        w_process = self.credit.w_process * float(self.process_scale)
+        w_process = self.credit.w_process
         table = token_table(batch, w_process)
         rewards = timed_rewards(
             table.outcome, table.step_error, table.step_of_token, table.mask, self.credit.w_whole, w_process

@@ -18,11 +18,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 REPO = Path(__file__).resolve().parents[2]
 ENV = {**os.environ, "OMP_NUM_THREADS": "1"}
-# Of a reference model, of a judge gate, of alarms and of a judge that has an engine; and of other modules, judges of
-# outcomes and engines that fail.
-OTHERS = {
-    "policy/kl_ref", "critique/gate_f1", "critique/process_scale", "rollout/alarms", "critique/prefix_cached_frac",
-}  # fmt: skip
+# Of a reference model, of a judge gate and of a judge that has an engine; and of other modules, judges of outcomes and
+# engines that fail.
+OTHERS = {"policy/kl_ref", "critique/gate_f1", "critique/prefix_cached_frac"}
 OTHER_KINDS = ("sft/", "value/", "outcome/", *(f"critique/failed_{cause}" for cause in FAILURES))
 SMALL = {
     "trainer.max_steps": 3,

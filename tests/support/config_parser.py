@@ -27,6 +27,13 @@ def fit_parser() -> Callable[[Sequence[str]], Namespace]:
     return lambda args: cli.parser.parse_args(["fit", *args]).fit
 
 
+def fit_actions() -> list[Any]:
+    """The options of `capo fit`, as argparse's actions."""
+    config = str(REPO / "configs" / "quickstart.yaml")
+    cli = build(["fit", "--config", config], cli=ParseOnly)
+    return list(cli._subcommand_parsers["fit"]._actions)
+
+
 def flat(config: Any, name: str = "") -> dict[str, Any]:
     """The leaves of a config by dotted name, without the paths of the config files themselves."""
     values = config.as_dict() if isinstance(config, Namespace) else config

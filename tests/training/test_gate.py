@@ -1,6 +1,5 @@
-"""The judge gate: a judge's score on labelled solutions decides over its weight and the run."""
+"""The judge gate: a judge's score on labelled solutions decides whether the run goes on."""
 
-import logging
 from pathlib import Path
 
 import pytest
@@ -64,125 +63,51 @@ def fit(folder, gate, judge=None, steps=4, start=0, w_process=1.0, ckpt=None, ca
             callbacks=[*([gate] if gate else []), rollout, CritiqueCallback(judge or Judge()), *callbacks],
         )  # fmt: skip
         trainer.fit(module, Rest(batches, epoch=6), ckpt_path=ckpt)
-    scales = [values["critique/process_scale"] for values in logged if "critique/process_scale" in values]
     scores = [values["critique/gate_f1"] for values in logged if "critique/gate_f1" in values]
     picked = [tuple(values[name] for name in names) for values in logged if set(names) & set(values)]
-    return module, batches, scores, scales, picked
+    return module, batches, scores, picked
 
 
 def weights(module):
     return torch.cat([p.detach().flatten() for p in module.policy.parameters()])
 
 
-def process_rewards(batch):
-    """What the tokens of the flagged step lost."""
-    credit = batch.require_credit()
-    whole = credit.token_rewards.gather(1, credit.step_of_token.argmax(1, keepdim=True))  # a token of the clean step
-    first = credit.token_rewards[:, :1]
-    return (whole - first).flatten().tolist()
-
-
-def test_a_good_judge_keeps_its_weight_and_the_run_is_the_one_without_a_gate(folder):
-    gated, batches, scores, scales, _ = fit(folder, JudgeGateCallback([Given()]))
+def test_a_good_judge_changes_nothing_in_the_run(folder):
+    gated, _, scores, _ = fit(folder, JudgeGateCallback([Given()]))
     assert scores == [1.0] * 4
-    assert scales == [1.0] * 4
-    assert process_rewards(batches[0]) == [1.0] * 4
-    plain = fit(folder, None)[0]
-    assert torch.equal(weights(gated), weights(plain))
+    assert torch.equal(weights(gated), weights(fit(folder, None)[0]))
 
 
-@pytest.mark.parametrize(
-    ("misses", "factor"),
-    [
-        (1, 1.0),  # F1 = 6/7
-        (2, (2 / 3 - 0.4) / 0.4),  # a = 1/2, F1 = 2/3, between floor 0.4 and threshold 0.8
-        (3, 0.0),  # a = 1/4, F1 = 0.4, at the floor
-        (4, 0.0),
-    ],
-)
-def test_below_the_threshold_the_process_weight_is_scaled_down_loudly(folder, misses, factor, caplog):
-    gate = JudgeGateCallback([Given()], threshold=0.8, floor=0.4)
-    with caplog.at_level(logging.WARNING):
-        _, batches, _, scales, _ = fit(folder, gate, Judge(misses), steps=1)
-    assert scales == pytest.approx([factor])
-    assert process_rewards(batches[0]) == pytest.approx([factor] * 4)
-    said = [record.message for record in caplog.records if "JUDGE GATE" in record.message]
-    assert len(said) == (factor < 1)
-    assert all(("outcomes alone" in line) == (factor == 0) for line in said)
-
-
-def test_with_a_scale_of_zero_the_run_is_capo_without_a_process_weight(folder):
-    closed = fit(folder, JudgeGateCallback([Given()]), Judge(misses=4), steps=3)[0]
-    without = fit(folder, None, steps=3, w_process=0.0)[0]
-    assert torch.equal(weights(closed), weights(without))
-    opened = fit(folder, JudgeGateCallback([Given()]), Judge(), steps=3)[0]
-    assert not torch.equal(weights(closed), weights(opened))
-
-
-def test_refuse_stops_before_anything_is_sampled(folder):
-    judge = Judge(misses=3)
-    gate = JudgeGateCallback([Given()], action="refuse", threshold=0.5)
-    with pytest.raises(JudgeError, match=r"F1 of 0\.400 on 8 labelled solutions.*at least 0\.5"):
-        fit(folder, gate, judge)
+def test_a_judge_below_the_threshold_stops_the_run_before_anything_is_sampled(folder):
+    judge = Judge(misses=3)  # a = 1/4, F1 = 0.5 / 1.25
+    with pytest.raises(JudgeError, match=r"before step 0.*F1 of 0\.400 on 8 labelled solutions.*at least 0\.5"):
+        fit(folder, JudgeGateCallback([Given()], threshold=0.5), judge)
     assert len(judge.seeds) == 1
-    # At the threshold itself the judge is good enough: a = 1/4, F1 = 0.5 / 1.25.
-    fit(folder, JudgeGateCallback([Given()], action="refuse", threshold=0.4), Judge(misses=3), steps=1)
+    # At the threshold itself the judge is good enough.
+    assert fit(folder, JudgeGateCallback([Given()], threshold=0.4), Judge(misses=3), steps=1)[2] == [0.4]
 
 
-def test_every_n_steps_the_judge_is_scored_again_and_may_win_its_weight_back(folder):
-    class Learns(Judge):
-        def judge(self, rollouts, seed):
-            rollouts = list(rollouts)
-            gated = rollouts[0].prompt.uid.startswith("s")
-            self.scored = getattr(self, "scored", 0) + gated
-            self.misses = 4 if self.scored == 2 else 0
-            yield from super().judge(rollouts, seed)
-
-    _, batches, scores, scales, _ = fit(folder, JudgeGateCallback([Given()], every_n_steps=2), Learns(), steps=6)
-    assert scores == [1.0, 1.0, 0.0, 0.0, 1.0, 1.0]
-    assert scales == scores
-    # The scale is in force in the step before which the judge was scored.
-    assert [process_rewards(batch)[0] for batch in batches] == scores
-
-
-def test_refuse_also_stops_a_run_on_its_way(folder):
+def test_a_judge_that_gets_worse_stops_a_run_on_its_way(folder):
     class Spoils(Judge):
         def judge(self, rollouts, seed):
             self.misses = 4 if len(self.seeds) > 2 else 0
             yield from super().judge(rollouts, seed)
 
-    gate = JudgeGateCallback([Given()], every_n_steps=2, action="refuse")
-    with pytest.raises(JudgeError, match=r"F1 of 0\.000"):
-        fit(folder, gate, Spoils())
+    with pytest.raises(JudgeError, match=r"before step 2.*F1 of 0\.000"):
+        fit(folder, JudgeGateCallback([Given()], every_n_steps=2), Spoils())
 
 
-def test_a_resumed_run_has_the_scale_and_does_not_score_again(folder, tmp_path):
-    settings = {"threshold": 0.8, "floor": 0.4, "every_n_steps": 4}
-    whole, _, scores, scales, _ = fit(folder, JudgeGateCallback([Given()], **settings), Judge(2), steps=6)
+def test_a_resumed_run_has_the_score_and_does_not_score_again(folder, tmp_path):
+    settings = {"threshold": 0.6, "every_n_steps": 4}
+    whole, _, scores, _ = fit(folder, JudgeGateCallback([Given()], **settings), Judge(2), steps=6)
     checkpoint = RunCheckpoint(every_n_steps=1, dirpath=str(tmp_path))
     fit(folder, JudgeGateCallback([Given()], **settings), Judge(2), steps=3, callbacks=[checkpoint], root=tmp_path)
     judge = Judge(2)
     gate = JudgeGateCallback([Given()], **settings)
-    resumed, _, later, later_scales, _ = fit(
-        folder, gate, judge, steps=6, start=3, ckpt=str(tmp_path / "step=3.ckpt"), root=tmp_path
-    )
-    assert (later, later_scales) == (scores[3:], scales[3:])
+    resumed, _, later, _ = fit(folder, gate, judge, steps=6, start=3, ckpt=str(tmp_path / "step=3.ckpt"), root=tmp_path)
+    assert later == scores[3:]
     assert len(judge.seeds) == 4  # three steps, and the score before step 4
     assert torch.equal(weights(whole), weights(resumed))
-    state = torch.load(tmp_path / "step=3.ckpt", weights_only=True)["state_dict"]
-    assert float(state["process_scale"]) == pytest.approx((2 / 3 - 0.4) / 0.4)
-
-
-def test_a_checkpoint_of_before_the_gate_is_resumed_with_the_full_weight(folder, tmp_path):
-    checkpoint = RunCheckpoint(every_n_steps=1, dirpath=str(tmp_path))
-    fit(folder, None, steps=2, callbacks=[checkpoint], root=tmp_path)
-    state = torch.load(tmp_path / "step=2.ckpt", weights_only=True)
-    del state["state_dict"]["process_scale"]
-    torch.save(state, tmp_path / "old.ckpt")
-    resumed, batches, *_ = fit(folder, None, steps=4, start=2, ckpt=str(tmp_path / "old.ckpt"), root=tmp_path)
-    assert float(resumed.process_scale) == 1.0
-    assert process_rewards(batches[-1]) == [1.0] * 4
-    assert torch.equal(weights(resumed), weights(fit(folder, None, steps=4)[0]))
 
 
 def test_what_the_gate_asks_is_in_the_ledger_of_the_run(folder):
@@ -194,19 +119,13 @@ def test_what_the_gate_asks_is_in_the_ledger_of_the_run(folder):
 
 def test_the_gate_is_idle_without_a_process_weight(folder):
     judge = Judge()
-    _, _, scores, _, _ = fit(folder, JudgeGateCallback([Given()], every_n_steps=1), judge, steps=2, w_process=0.0)
+    _, _, scores, _ = fit(folder, JudgeGateCallback([Given()], every_n_steps=1), judge, steps=2, w_process=0.0)
     assert scores == []
     assert len(judge.seeds) == 2  # the rollouts of the two steps
 
 
 def test_what_makes_no_sense_is_refused(folder):
-    for wrong in (
-        {"labelled": []},
-        {"every_n_steps": -1},
-        {"threshold": 0.2, "floor": 0.3},
-        {"threshold": 1.2},
-        {"action": "ignore"},
-    ):
+    for wrong in ({"labelled": []}, {"every_n_steps": -1}, {"threshold": 1.2}):
         with pytest.raises(ConfigError, match="JudgeGateCallback"):
             JudgeGateCallback(**{"labelled": [Given()], **wrong})
     with pytest.raises(ConfigError, match="judge gate on SFTModule"):

@@ -1,7 +1,7 @@
-"""Measures the judge on labelled solutions; where it is not good enough, takes away its weight or stops the run."""
+"""Measures the judge on labelled solutions; where it is not good enough, the run ends."""
 
 import logging
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer
@@ -18,7 +18,6 @@ from capo_lit.genprm.base import StepJudge
 from capo_lit.training.callbacks.critique import CritiqueCallback
 
 log = logging.getLogger(__name__)
-Action = Literal["scale", "refuse"]
 
 # Solutions handed to the judge at a time, so that none waits for its turn until its deadline is past.
 _CHUNK = 16
@@ -63,46 +62,24 @@ def judge_f1(judge: StepJudge, solutions: list[Solution], seed: int, ledger: Led
 
 
 class JudgeGateCallback(Callback):
-    """Scores the CritiqueCallback's judge before training, and again every n steps.
+    """Scores the CritiqueCallback's judge before training, and again every n steps; below the threshold the run ends.
 
-    Below the threshold the process weight is scaled down, or the run ends:
-    W_process * clamp((F1 - floor) / (threshold - floor), 0, 1). At a scale of 0 the run goes on with outcomes alone.
-    Its critiques are still asked and recorded, and a later score at or above the threshold restores the weight. The
-    scale is a buffer of the module and the score is this callback's state, so that a resumed run has both and does not
-    score again before the next n steps are over.
+    The score is this callback's state, so that a resumed run does not score again before the next n steps are over.
 
     Args:
         labelled: where solutions with labels come from; all of them are judged together.
         every_n_steps: rollout steps between two scores; 0 scores once, before training.
-        threshold: F1 in [0, 1] from which the judge counts in full.
-        floor: F1 at and below which the process weight is 0; at most the threshold.
-        action: below the threshold, "scale" the process weight down or "refuse" to train.
-        seed: of the judge's critiques here.
+        threshold: F1 in [0, 1] that the judge must have.
     """
 
-    def __init__(
-        self,
-        labelled: list[LabelledSource],
-        every_n_steps: int = 0,
-        threshold: float = 0.5,
-        floor: float = 0.25,
-        action: Action = "scale",
-        seed: int = 0,
-    ) -> None:
+    def __init__(self, labelled: list[LabelledSource], every_n_steps: int = 0, threshold: float = 0.5) -> None:
         checks = (
             (bool(labelled), "no source of labelled solutions", "at least one", "labelled"),
             (every_n_steps >= 0, f"every_n_steps {every_n_steps}", "an integer >= 0", "every_n_steps"),
-            (
-                0 <= floor <= threshold <= 1,
-                f"floor {floor}, threshold {threshold}",
-                "0 <= floor <= threshold <= 1",
-                "floor or threshold",
-            ),
-            (action in get_args(Action), f"action {action!r}", f"one of {', '.join(get_args(Action))}", "action"),
+            (0 <= threshold <= 1, f"threshold {threshold}", "an F1 in [0, 1]", "threshold"),
         )
         check_settings(checks, "JudgeGateCallback")
-        self.labelled, self.every_n_steps, self.seed = labelled, every_n_steps, seed
-        self.threshold, self.floor, self.action = threshold, floor, action
+        self.labelled, self.every_n_steps, self.threshold = labelled, every_n_steps, threshold
         self.f1: float | None = None
         self._solutions: list[Solution] = []
 
@@ -110,17 +87,17 @@ class JudgeGateCallback(Callback):
         """Load the labelled solutions, before anything is generated."""
         if stage != "fit" or self._solutions:
             return
-        if not hasattr(pl_module, "process_scale"):
+        if not hasattr(pl_module, "credit"):
             raise ConfigError(
                 f"a judge gate on {type(pl_module).__name__}", "a CapoModule", change="--trainer.callbacks"
             )
         self._solutions = [solution for source in self.labelled for solution in source.load()]
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
-        """Score the judge, unless a checkpoint brought its score, and act on it.
+        """Score the judge, unless a checkpoint brought its score.
 
         Raises:
-            JudgeError: if the judge is below the threshold and the action is to refuse.
+            JudgeError: if the judge is below the threshold.
         """
         critique = _critique(trainer, pl_module)
         if critique is None:
@@ -128,7 +105,6 @@ class JudgeGateCallback(Callback):
             return
         if self.f1 is None:
             self._score(trainer, pl_module, critique, step=0)
-        self._act(pl_module)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Score the judge again when n steps are over.
@@ -141,13 +117,11 @@ class JudgeGateCallback(Callback):
         critique = _critique(trainer, pl_module)
         if critique is not None and batch.step % self.every_n_steps == 0:
             self._score(trainer, pl_module, critique, batch.step)
-            self._act(pl_module)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Measure the last score and the scale in force."""
+        """Measure the last score."""
         if self.f1 is not None and isinstance(batch, StepBatch):
-            scale = float(pl_module.process_scale)
-            pl_module.measure({"critique/gate_f1": Mean(self.f1), "critique/process_scale": Mean(scale)})
+            pl_module.measure({"critique/gate_f1": Mean(self.f1)})
 
     def state_dict(self) -> dict[str, Any]:
         """The last score."""
@@ -156,12 +130,6 @@ class JudgeGateCallback(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up the score of a checkpoint."""
         self.f1 = state_dict["f1"]
-
-    def scale(self, f1: float) -> float:
-        """The factor on the process weight that a score earns, in [0, 1]."""
-        if f1 >= self.threshold:
-            return 1.0
-        return max(0.0, f1 - self.floor) / (self.threshold - self.floor) if f1 > self.floor else 0.0
 
     def _score(self, trainer: Trainer, pl_module: Any, critique: CritiqueCallback, step: int) -> None:
         judge = critique.judge
@@ -172,34 +140,18 @@ class JudgeGateCallback(Callback):
                 raise DataError(got, "one of them to show the judge", "JudgeGateCallback", "labelled")
         if pl_module.sampler is not None:
             pl_module.sampler.push(pl_module)  # the judge may be on the policy's own engine
-        f1 = judge_f1(judge, self._solutions, derive_seed(self.seed, "gate", step), critique.ledger)
-        # The same scale on every data-parallel rank, whatever its own engine drew.
+        f1 = judge_f1(judge, self._solutions, derive_seed(pl_module.seed, "gate", step), critique.ledger)
+        # The same score on every data-parallel rank, whatever its own engine drew: all stop, or none.
         local = torch.tensor(f1, dtype=torch.float64, device=trainer.strategy.root_device)
         self.f1 = float(trainer.strategy.reduce(local, reduce_op="mean"))
-
-    def _act(self, pl_module: Any) -> None:
-        """Set the scale, and say so."""
-        f1 = self.f1 or 0.0
-        if f1 < self.threshold and self.action == "refuse":
+        if self.f1 < self.threshold:
             raise JudgeError(
-                f"a judge with an F1 of {f1:.3f} on {len(self._solutions)} labelled solutions",
+                f"a judge with an F1 of {self.f1:.3f} on {len(self._solutions)} labelled solutions",
                 f"at least {self.threshold}",
-                "JudgeGateCallback",
-                "--critique.judge, or threshold, or action scale",
+                f"JudgeGateCallback, before step {step}",
+                "--critique.judge, or the gate's threshold",
             )
-        factor = self.scale(f1)
-        pl_module.process_scale.fill_(factor)
-        if factor < 1:
-            log.warning(
-                "JUDGE GATE: F1 %.3f on %d labelled solutions is below %.3f: the process weight is scaled by %.3f%s",
-                f1,
-                len(self._solutions),
-                self.threshold,
-                factor,
-                "" if factor else "; training goes on with outcomes alone",
-            )
-        else:
-            log.info("judge gate: F1 %.3f on %d labelled solutions", f1, len(self._solutions))
+        log.info("judge gate: F1 %.3f on %d labelled solutions", self.f1, len(self._solutions))
 
 
 def _critique(trainer: Trainer, pl_module: Any) -> CritiqueCallback | None:
