@@ -106,18 +106,7 @@ class CapoCLI(LightningCLI):
         if trainer.get("fast_dev_run"):
             self._keep_no_critiques()
         elif self.subcommand:
-            check_folders(self._folders())
-
-    def _folders(self) -> dict[str, Path]:
-        """Where the subcommand writes, by setting."""
-        named = {"fit": ("record.directory", "checkpoint.dirpath", "best.dirpath", "results.directory")}
-        folders = {name: self._get(self.config, name) for name in named.get(str(self.subcommand), ())}
-        if self.subcommand in ("validate", "test"):
-            folders["results.directory"] = self._get(self.config, "results.directory")
-        export = self._get(self.config, "export.dirpath") if self.subcommand == "fit" else None
-        folders["export.dirpath"] = Path(export).parent if export else None
-        found = {name: Path(folder) for name, folder in folders.items() if folder}
-        return {"trainer.default_root_dir": self._root(), **found}
+            check_folders({"trainer.default_root_dir": self._root()})
 
     def _keep_no_critiques(self) -> None:
         """A dry run leaves nothing behind: its judges ask again what a store may hold, and add nothing to it."""
@@ -149,8 +138,7 @@ class CapoCLI(LightningCLI):
     def _checkpoint(self) -> Any:
         """The checkpoint to load; a fit that is to go on from its last one starts anew if there is none yet."""
         folders = {
-            word: Path(self._get(self.config, f"{block.block}.dirpath") or self._root() / block.folder)
-            for word, block in (("last", RunCheckpoint), ("best", BestCheckpoint))
+            word: self._root() / block.folder for word, block in (("last", RunCheckpoint), ("best", BestCheckpoint))
         }
         word = self._get(self.config, "ckpt_path")
         return resolve_checkpoint(word, folders, may_start=self.subcommand == "fit")

@@ -20,6 +20,7 @@ from capo_lit.verifier.pool import Verifier
 log = logging.getLogger(__name__)
 Item = TypeVar("Item")
 CHAT = PromptTemplate()
+VAL_BATCH = 128  # prompts of one validation batch over all processes: enough to keep any engine busy
 SPLITS = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("test",)}
 
 
@@ -35,7 +36,7 @@ class RenderedData(LightningDataModule, Generic[Item]):
         sources: dict[str, PromptSource | None],
         tokenizer: str,
         template: PromptTemplate,
-        batch_sizes: tuple[int, int],
+        batch_size: int,
         max_tokens: int,
         seed: int,
     ) -> None:
@@ -43,7 +44,7 @@ class RenderedData(LightningDataModule, Generic[Item]):
         if max_tokens < 1:
             raise ConfigError(f"a limit of {max_tokens} tokens", "an integer >= 1", type(self).__name__)
         self._sources, self._tokenizer, self._template = sources, tokenizer, template
-        self._batch_sizes, self._max_tokens, self._seed = batch_sizes, max_tokens, seed
+        self._batch_size, self._max_tokens, self._seed = batch_size, max_tokens, seed
         self._renderer: Renderer | None = None
         self._train: list[tuple[str, Item]] = []
         self._prompts: dict[str, list[tuple[str, Prompt]]] = {}
@@ -81,7 +82,7 @@ class RenderedData(LightningDataModule, Generic[Item]):
 
     def train_dataloader(self) -> PromptLoader[Item, Any]:
         """Shuffled, resumable; drops the last incomplete batch."""
-        return self._loader(self._train, self.collate_train, self._batch_sizes[0], self._seed)
+        return self._loader(self._train, self.collate_train, self._batch_size, self._seed)
 
     def val_dataloader(self) -> Any:
         """In order, every prompt once; an empty list if there is no such source."""
@@ -103,7 +104,7 @@ class RenderedData(LightningDataModule, Generic[Item]):
 
     def _prompt_loader(self, split: str) -> Any:
         prompts = self._prompts.get(split)
-        return self._loader(prompts, StepBatch, self._batch_sizes[1], None) if prompts else []
+        return self._loader(prompts, StepBatch, VAL_BATCH, None) if prompts else []
 
     def _loader(
         self, named: list[tuple[str, Any]], collate: Callable[[Sequence[Any], int], Any], size: int, seed: int | None
@@ -199,12 +200,11 @@ class PromptDataModule(RenderedData[Prompt]):
         tokenizer: the policy's, by local path or hub id.
         template: how a problem becomes a prompt.
         prompts_per_step: b, prompts of one step over all processes.
-        val_batch_size: prompts of one validation batch over all processes.
         max_prompt_tokens: longer prompts are dropped, counted and named in a warning; none is cut.
         seed: of the shuffling.
     """
 
-    def __init__(  # noqa: PLR0913  (they are the data's settings, one flag each)
+    def __init__(
         self,
         train: PromptSource,
         tokenizer: str,
@@ -212,13 +212,11 @@ class PromptDataModule(RenderedData[Prompt]):
         test: PromptSource | None = None,
         template: PromptTemplate = CHAT,
         prompts_per_step: int = 8,
-        val_batch_size: int = 64,
         max_prompt_tokens: int = 1024,
         seed: int = 0,
     ) -> None:
         sources = {"train": train, "val": val, "test": test}
-        sizes = (prompts_per_step, val_batch_size)
-        super().__init__(sources, tokenizer, template, sizes, max_prompt_tokens, seed)
+        super().__init__(sources, tokenizer, template, prompts_per_step, max_prompt_tokens, seed)
 
     def render_train(self, problem: Problem, renderer: Renderer) -> tuple[Prompt, int]:
         return render_prompt(problem, renderer)

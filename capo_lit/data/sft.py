@@ -42,12 +42,11 @@ class SFTDataModule(RenderedData[Demonstration]):
         tokenizer: the policy's, by local path or hub id.
         template: how a problem becomes a prompt; the same as in reinforcement learning.
         batch_size: demonstrations of one step over all processes.
-        val_batch_size: prompts of one validation batch over all processes.
         max_tokens: longer demonstrations (prompt and response) are dropped, counted and named; none is cut.
         seed: of the shuffling.
     """
 
-    def __init__(  # noqa: PLR0913  (they are the data's settings, one flag each)
+    def __init__(
         self,
         train: PromptSource,
         tokenizer: str,
@@ -55,12 +54,11 @@ class SFTDataModule(RenderedData[Demonstration]):
         test: PromptSource | None = None,
         template: PromptTemplate = CHAT,
         batch_size: int = 32,
-        val_batch_size: int = 64,
         max_tokens: int = 2048,
         seed: int = 0,
     ) -> None:
         sources = {"train": train, "val": val, "test": test}
-        super().__init__(sources, tokenizer, template, (batch_size, val_batch_size), max_tokens, seed)
+        super().__init__(sources, tokenizer, template, batch_size, max_tokens, seed)
 
     def render_train(self, problem: Problem, renderer: Renderer) -> tuple[Demonstration, int]:
         if not problem.reference:

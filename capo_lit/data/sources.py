@@ -1,7 +1,7 @@
 """Where problems come from: files, Hugging Face datasets, reasoning-gym generators."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -40,17 +40,16 @@ class FileSource(PromptSource):
     Args:
         path: the file; a relative path starts at the working directory.
         fields: which fields are used.
-        skip: rows to leave out at the start.
-        limit: at most this many rows after those; null takes all.
+        limit: at most this many rows; null takes all.
     """
 
-    def __init__(self, path: str, fields: Fields = DEFAULT_FIELDS, skip: int = 0, limit: int | None = None) -> None:
-        _check_slice(skip, limit)
-        self.path, self.fields, self.skip, self.limit = Path(path), fields, skip, limit
+    def __init__(self, path: str, fields: Fields = DEFAULT_FIELDS, limit: int | None = None) -> None:
+        _check_limit(limit)
+        self.path, self.fields, self.limit = Path(path), fields, limit
 
     def load(self) -> Sequence[Problem]:
         rows = ((f"{self.path}:{number}", f"{self.path.name}:{number}", row) for number, row in read_rows(self.path))
-        return _problems(_slice(rows, self.skip, self.limit), self.fields, str(self.path))
+        return _problems(islice(rows, self.limit), self.fields, str(self.path))
 
 
 class HubSource(PromptSource):
@@ -62,8 +61,7 @@ class HubSource(PromptSource):
         split: for example "train" or "test".
         revision: branch, tag or commit on the hub; pin it to repeat a run.
         fields: which fields are used.
-        skip: rows to leave out at the start.
-        limit: at most this many rows after those; null takes all.
+        limit: at most this many rows; null takes all.
     """
 
     def __init__(
@@ -73,17 +71,16 @@ class HubSource(PromptSource):
         split: str = "train",
         revision: str | None = None,
         fields: Fields = DEFAULT_FIELDS,
-        skip: int = 0,
         limit: int | None = None,
     ) -> None:
-        _check_slice(skip, limit)
+        _check_limit(limit)
         self.path, self.name, self.split, self.revision = path, name, split, revision
-        self.fields, self.skip, self.limit = fields, skip, limit
+        self.fields, self.limit = fields, limit
 
     def load(self) -> Sequence[Problem]:
         label = f"{self.path}[{self.split}]"
         rows = ((f"{label} row {i}", f"{label}:{i}", row) for i, row in enumerate(self.rows(), start=1))
-        return _problems(_slice(rows, self.skip, self.limit), self.fields, label)
+        return _problems(islice(rows, self.limit), self.fields, label)
 
     def rows(self) -> Iterable[Row]:
         """All rows, with all of their fields; raises DataError if there is no such dataset or split."""
@@ -134,15 +131,9 @@ class ReasoningGymSource(PromptSource):
         return _problems(rows, Fields(problem="question"), where)
 
 
-def _check_slice(skip: int, limit: int | None) -> None:
-    if skip < 0:
-        raise ConfigError(f"skip {skip}", "an integer >= 0", change="skip")
+def _check_limit(limit: int | None) -> None:
     if limit is not None and limit < 1:
         raise ConfigError(f"limit {limit}", "an integer >= 1, or null", change="limit")
-
-
-def _slice(rows: Iterable[tuple[str, str, Row]], skip: int, limit: int | None) -> Iterator[tuple[str, str, Row]]:
-    return islice(rows, skip, None if limit is None else skip + limit)
 
 
 def _problems(rows: Iterable[tuple[str, str, Row]], fields: Fields, label: str) -> list[Problem]:
@@ -158,5 +149,5 @@ def _problems(rows: Iterable[tuple[str, str, Row]], fields: Fields, label: str) 
         places[problem.uid] = where
         problems.append(problem)
     if not problems:
-        raise DataError("no rows", "at least one", label, "skip, limit or the file")
+        raise DataError("no rows", "at least one", label, "the file")
     return problems

@@ -142,12 +142,8 @@ def bind_policy(judge: object, engine: Engine, policy: str) -> None:
 
 
 def _check(engine: Engine, weights: Weights) -> None:
-    """Refuse what would make every critique fail or end early."""
+    """Refuse what would make every critique fail."""
     change = "the judge's engine: one with a model of its own"
-    stop = getattr(engine, "stop", ())
-    if stop:
-        got = f"a judge on an engine that ends every reply at its stop strings {list(stop)}"
-        raise ConfigError(got, "an engine without stop strings", f"PolicyEngine, weights {weights}", change)
     if isinstance(engine, LocalEngine) and not engine.tokenizer.chat_template:
         got = "a judge on a policy whose tokenizer has no chat template"
         raise ConfigError(got, "one that renders chat messages", f"PolicyEngine, weights {weights}", change)

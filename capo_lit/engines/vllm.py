@@ -30,36 +30,30 @@ class VLLMEngine(ScoresPrompts):
     Logprobs are those of the distribution that was sampled from (temperature and truncation applied); at temperature
     0, those at temperature 1. Random states, threads and environment of the process are left as they were.
 
+    On a GPU its memory is the trainer's while no request is in flight.
+
     Two limits come from vLLM: on CPU a head size of 16 cannot run, and torch.distributed is initialised, with this
     process alone, unless the trainer has done so before.
 
     Args:
         model: directory or hub id of a Hugging Face causal LM.
-        tokenizer: directory or hub id, if it is not the model's.
         dtype: "auto" takes the checkpoint's.
         max_model_len: longest prompt and response together, tokens.
         max_num_seqs: requests that generate at the same time; more wait.
         kv_cache_gib: key-value cache, GiB; CPU only.
         gpu_memory_utilization: share of the GPU's memory for weights and cache, in (0, 1]; GPU only.
-        enforce_eager: no compilation; None is True on CPU (where it takes a minute and gains nothing) and False on GPU.
-        sleep: give the GPU's memory to the trainer while no request is in flight; ignored on CPU.
-        stop: strings that end a response; the string that was found stays in the text.
     """
 
     takes_schema = True
 
-    def __init__(  # noqa: PLR0913  (every one is a setting of its own in a config)
+    def __init__(
         self,
         model: str,
-        tokenizer: str | None = None,
         dtype: Literal["auto", "float32", "bfloat16"] = "auto",
         max_model_len: int = 4096,
         max_num_seqs: int = 64,
         kv_cache_gib: float = 0.5,
         gpu_memory_utilization: float = 0.4,
-        enforce_eager: bool | None = None,
-        sleep: bool = True,
-        stop: tuple[str, ...] = (),
     ) -> None:
         super().__init__(f"vllm engine {model}")
         checks = (
@@ -70,16 +64,13 @@ class VLLMEngine(ScoresPrompts):
         )
         check_settings(checks, self._name)
         self.model = model
-        self.stop = tuple(stop)
         self._arguments: dict[str, Any] = {
             "model": model,
-            "tokenizer": tokenizer or model,
             "dtype": dtype,
             "max_model_len": max_model_len,
             "max_num_seqs": max_num_seqs,
         }
         self._kv_cache_gib, self._gpu_share = kv_cache_gib, gpu_memory_utilization
-        self._enforce_eager, self._wants_sleep = enforce_eager, sleep
         self._llm: LLM | None = None
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._names: ParameterNames | None = None
@@ -104,7 +95,7 @@ class VLLMEngine(ScoresPrompts):
         if self._tokenizer is None:
             from transformers import AutoTokenizer
 
-            self._tokenizer = AutoTokenizer.from_pretrained(self._arguments["tokenizer"])
+            self._tokenizer = AutoTokenizer.from_pretrained(self.model)
         return self._tokenizer
 
     def close(self) -> None:
@@ -154,13 +145,13 @@ class VLLMEngine(ScoresPrompts):
             # A weak model that may put white space between two tokens of JSON puts nothing else there.
             "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
             "use_tqdm_on_load": False,
-            "enforce_eager": self._cpu if self._enforce_eager is None else self._enforce_eager,
+            "enforce_eager": self._cpu,  # compiling takes a minute there, and gains nothing
         }
         if self._cpu:
             # Chunked prefill winds a seeded request's generator back, which the CPU's cannot do: vLLM would crash.
             cpu = {"block_size": _CPU_BLOCK, "enable_chunked_prefill": False}
             return common | cpu | {"kv_cache_memory_bytes": int(self._kv_cache_gib * 2**30)}
-        return common | {"gpu_memory_utilization": self._gpu_share, "enable_sleep_mode": self._wants_sleep}
+        return common | {"gpu_memory_utilization": self._gpu_share, "enable_sleep_mode": True}
 
     def _context(self) -> int:
         return int(self._running.llm_engine.model_config.max_model_len)
@@ -173,7 +164,7 @@ class VLLMEngine(ScoresPrompts):
         engine, prompt = self._running.llm_engine, TokensPrompt(prompt_token_ids=list(ids))
         try:
             with random_fence():
-                params = sampling_params(request, (*self.stop, *request.stop))
+                params = sampling_params(request)
                 self._internal[request.request_id] = engine.add_request(request.request_id, prompt, params)
         except (VLLMError, ValueError, TypeError) as error:
             where = f"{self._name}, request {request.request_id!r}"
@@ -215,7 +206,7 @@ class VLLMEngine(ScoresPrompts):
         return Generated(request_id, ids, logprobs, reasons[answer.finish_reason])
 
     def _idle(self) -> None:
-        if self._wants_sleep and not self._cpu and self._llm is not None and not self._asleep:
+        if not self._cpu and self._llm is not None and not self._asleep:
             self._llm.llm_engine.sleep(level=1)
             self._asleep = True
 

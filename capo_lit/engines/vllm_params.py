@@ -8,12 +8,11 @@ if TYPE_CHECKING:
     from vllm import SamplingParams
 
 
-def sampling_params(request: Request, stop: tuple[str, ...]) -> "SamplingParams":
+def sampling_params(request: Request) -> "SamplingParams":
     """How vLLM is to draw a response.
 
     Args:
         request: what is asked; its schema becomes a grammar, whose tokens alone can be drawn.
-        stop: strings that end the response.
 
     Raises:
         ValueError: if vLLM refuses the values.
@@ -28,9 +27,9 @@ def sampling_params(request: Request, stop: tuple[str, ...]) -> "SamplingParams"
         top_k=sampling.top_k,
         max_tokens=sampling.max_tokens,
         seed=request.seed,
-        stop=list(stop),
+        stop=list(request.stop),
         # vLLM needs the text only to look for stop strings; ours comes from the ids.
-        detokenize=bool(stop),
+        detokenize=bool(request.stop),
         logprobs=0,
         flat_logprobs=True,
         output_kind=RequestOutputKind.FINAL_ONLY,

@@ -129,7 +129,6 @@ class CapoModule(PolicyModule):
             part.mask,
             clip_low=config.clip_low,
             clip_high=config.clip_high,
-            dual_clip=config.dual_clip,
             aggregation=config.aggregation,
             normalizer=normalizer,
             max_length=table.max_tokens,
@@ -141,8 +140,7 @@ class CapoModule(PolicyModule):
         return {"policy/loss": loss}, sums
 
     def _forward(self, part: TokenTable, model: Any = None) -> tuple[torch.Tensor, torch.Tensor]:
-        chunk = self.update.logits_chunk
-        return response_logprobs(model or self.policy, part.prompts, part.responses, part.temperature, chunk)
+        return response_logprobs(model or self.policy, part.prompts, part.responses, part.temperature)
 
     @torch.no_grad()
     def _reference_logprobs(self, part: TokenTable) -> torch.Tensor:

@@ -25,7 +25,7 @@ def response_logprobs(
     prompts: Sequence[TokenIds],
     responses: Sequence[TokenIds],
     temperature: float = 1.0,
-    chunk_tokens: int = 4096,
+    chunk_tokens: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Logprobs and entropies of the response tokens, by one forward pass.
 
@@ -37,7 +37,7 @@ def response_logprobs(
         prompts: r token sequences.
         responses: r token sequences, each the continuation of its prompt.
         temperature: logits are divided by it, as the engine divided them when it sampled.
-        chunk_tokens: tokens whose logits exist at one time.
+        chunk_tokens: tokens whose logits exist at one time; by default what 128 MiB hold.
 
     Returns:
         (logprobs, entropies), both (r, t) float32 with t the longest response; entropies are detached. Padding is 0.

@@ -27,6 +27,8 @@ from capo_lit.training.rollouts import Sampler
 from capo_lit.training.schedule import lr_factor
 from capo_lit.training.settings import OptimConfig, UpdateConfig
 
+_BETAS = (0.9, 0.999)  # of AdamW; the paper gives none
+
 
 def load_policy(path: str, gradient_checkpointing: bool = False) -> Any:
     """Load a causal LM in fp32 with every dropout off.
@@ -134,9 +136,7 @@ class PolicyModule(LightningModule):
         for rows in plan_microbatches(lengths, self.update.tokens_per_microbatch):
             picked = [responses[row] for row in rows]
             with self.trainer.precision_plugin.forward_context():
-                logprobs, _ = response_logprobs(
-                    self.policy, [prompts[row].ids for row in rows], picked, temperature, self.update.logits_chunk
-                )
+                logprobs, _ = response_logprobs(self.policy, [prompts[row].ids for row in rows], picked, temperature)
             for row, line, response in zip(rows, logprobs.tolist(), picked, strict=True):
                 scores[row] = line[: len(response)]
         return scores
@@ -160,7 +160,7 @@ class PolicyModule(LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW with warm-up and schedule, stepped once per optimizer step."""
         config = self.optim
-        optimizer = torch.optim.AdamW(self.parameter_groups(), betas=(config.beta1, config.beta2))
+        optimizer = torch.optim.AdamW(self.parameter_groups(), betas=_BETAS)
         # A dry run has too few steps for a schedule, whose settings are not at fault.
         schedule = "constant" if self.trainer.fast_dev_run else config.schedule  # type: ignore[attr-defined]
         factor = lr_factor(schedule, config.warmup_steps, self.trainer.max_steps)

@@ -17,7 +17,7 @@ from capo_lit.verifier.outcomes import OutcomeSource, outcome_source
 from capo_lit.verifier.pool import Outcome, Verifier
 
 _PROBE_TOKENS = 16
-_EXACT_GAP, _LOW_PRECISION_GAP = 1e-3, 0.15
+EXACT_GAP, LOW_PRECISION_GAP = 1e-3, 0.15
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,7 @@ class Policy(Protocol):
         """Logprobs of the responses under the trainer's weights."""
 
 
-def probe_gap(engine: Engine, policy: Policy, prompt: Prompt, limit: float | None = None) -> float:
+def probe_gap(engine: Engine, policy: Policy, prompt: Prompt) -> float:
     """Check that the engine computes with the policy's weights, on a few sampled tokens.
 
     A push can fail silently (a packed copy of a weight stays stale), and everything trained after it would be noise.
@@ -119,13 +119,12 @@ def probe_gap(engine: Engine, policy: Policy, prompt: Prompt, limit: float | Non
         engine: after its first weight push.
         policy: the trainer's side.
         prompt: any prompt.
-        limit: largest mean |difference| of logprobs; None takes 1e-3 where both sides compute in fp32, else 0.15.
 
     Returns:
         The mean absolute difference of the logprobs, in nats.
 
     Raises:
-        EngineError: if it exceeds the limit.
+        EngineError: if it exceeds 1e-3 where both sides compute in fp32, or 0.15 elsewhere.
     """
     request = Request("probe", prompt.ids, Sampling(max_tokens=_PROBE_TOKENS), seed=0)
     (completion,) = as_completed(engine, [request])
@@ -135,15 +134,14 @@ def probe_gap(engine: Engine, policy: Policy, prompt: Prompt, limit: float | Non
         )
     (scored,) = policy.score([prompt], [completion.ids])
     gap = sum(abs(a - b) for a, b in zip(completion.logprobs, scored, strict=True)) / len(scored)
-    if limit is None:
-        exact = engine.dtype == torch.float32 and policy.dtype == torch.float32
-        limit = _EXACT_GAP if exact else _LOW_PRECISION_GAP
+    exact = engine.dtype == torch.float32 and policy.dtype == torch.float32
+    limit = EXACT_GAP if exact else LOW_PRECISION_GAP
     if not gap <= limit:
         raise EngineError(
             f"a mean |logprob difference| of {gap:.3g} between engine and trainer on {len(scored)} tokens",
             f"at most {limit:g}: the engine does not compute with the policy's weights",
             f"prompt {prompt.uid}",
-            "--rollout.engine (its dtype, or another engine); --rollout.max_probe_gap if this is expected",
+            "--rollout.engine (its dtype, or another engine)",
         )
     return gap
 
@@ -154,17 +152,13 @@ class Sampler:
     Args:
         engine: what generates, with the policy's weights.
         style: how a response is cut into steps: paragraph, line or tags.
-        max_probe_gap: largest mean |engine - trainer| logprob tolerated after the first weight push; None takes 1e-3
-            where both compute in fp32 and 0.15 elsewhere.
         seed: of the run; the seed of every rollout derives from it, its prompt, its sample and what it is for.
 
     Raises:
         ConfigError: if the engine cannot take weights, or the style is unknown.
     """
 
-    def __init__(
-        self, engine: Engine, style: Style = "paragraph", max_probe_gap: float | None = None, seed: int = 0
-    ) -> None:
+    def __init__(self, engine: Engine, style: Style = "paragraph", seed: int = 0) -> None:
         if not isinstance(engine, SyncsWeights):
             raise ConfigError(
                 f"engine {type(engine).__name__}, whose weights cannot follow the policy's",
@@ -175,7 +169,7 @@ class Sampler:
             raise ConfigError(f"style {style!r}", f"one of {', '.join(get_args(Style))}", change="--rollout.style")
         self.engine: Engine = engine
         self._weights: SyncsWeights = engine
-        self.style, self.max_probe_gap, self.seed = style, max_probe_gap, seed
+        self.style, self.seed = style, seed
         self.probe_gap: float | None = None
 
     def push(self, policy: Policy) -> None:
@@ -192,7 +186,7 @@ class Sampler:
         self.push(policy)
         if self.probe_gap is not None:
             return False
-        self.probe_gap = probe_gap(self.engine, policy, prompt, self.max_probe_gap)
+        self.probe_gap = probe_gap(self.engine, policy, prompt)
         return True
 
     def sample(

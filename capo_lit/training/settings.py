@@ -16,8 +16,6 @@ class OptimConfig:
     Args:
         lr: peak learning rate.
         weight_decay: of matrices; vectors (norms, biases) are never decayed.
-        beta1: decay of the gradient's running mean.
-        beta2: decay of the squared gradient's running mean.
         warmup_steps: optimizer steps of linear warm-up from 0.
         schedule: what follows the warm-up; linear falls to 0 and cosine to a tenth of lr, at trainer.max_steps.
         grad_clip: largest norm of the whole gradient; 0 switches clipping off.
@@ -25,8 +23,6 @@ class OptimConfig:
 
     lr: float = 1e-6
     weight_decay: float = 0.0
-    beta1: float = 0.9
-    beta2: float = 0.999
     warmup_steps: int = 0
     schedule: Schedule = "constant"
     grad_clip: float = 1.0
@@ -39,7 +35,6 @@ class LossConfig:
     Args:
         clip_low: the ratio is clipped below 1 - clip_low.
         clip_high: the ratio is clipped above 1 + clip_high.
-        dual_clip: bound c > 1 of dual-clip PPO on negative advantages; null switches it off.
         aggregation: token (sum over the optimizer step's tokens / their count), sequence (mean of row means) or
             dr_grpo (sum / (rows * sampling.max_tokens)).
         kl_coef: weight of the k3 KL divergence to the initial policy; 0 loads no reference model.
@@ -48,7 +43,6 @@ class LossConfig:
 
     clip_low: float = 0.2
     clip_high: float = 0.2
-    dual_clip: float | None = None
     aggregation: Aggregation = "token"
     kl_coef: float = 0.0
     importance_cap: float | None = 2.0
@@ -95,17 +89,15 @@ class UpdateConfig:
         epochs: passes over each batch of rollouts.
         minibatches: optimizer steps per pass; 1 x 1 needs no second forward for the old logprobs.
         tokens_per_microbatch: padded tokens of one forward and backward, prompt and response together.
-        logits_chunk: tokens whose logits exist at one time.
         gradient_checkpointing: recompute activations in the backward pass to save memory.
     """
 
     epochs: int = 1
     minibatches: int = 1
     tokens_per_microbatch: int = 16384
-    logits_chunk: int = 4096
     gradient_checkpointing: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "minibatches", "tokens_per_microbatch", "logits_chunk"):
+        for name in ("epochs", "minibatches", "tokens_per_microbatch"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} {getattr(self, name)}", "an integer >= 1", change=f"--model.update.{name}")

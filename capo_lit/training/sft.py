@@ -50,7 +50,6 @@ class SFTModule(PolicyModule):
                     self.policy,
                     [batch.ids[row][: batch.prompt_lengths[row]] for row in rows],
                     [batch.ids[row][batch.prompt_lengths[row] :] for row in rows],
-                    chunk_tokens=self.update.logits_chunk,
                 )
                 loss = -logprobs.sum() / count
                 self.manual_backward(loss)

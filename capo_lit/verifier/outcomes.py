@@ -140,7 +140,6 @@ class NoisyOutcomes(RuleOutcomes):
     if c >= k/2 of them say wrong, else 1, as in GenORM. What is unknown by rule stays unknown.
 
     Args:
-        verifier: the rule.
         k: votes per response.
         error_rate: probability in [0, 1] that a vote is turned round.
 
@@ -148,7 +147,7 @@ class NoisyOutcomes(RuleOutcomes):
         ConfigError: if a setting is out of range, or k > 1 votes would all be the same.
     """
 
-    def __init__(self, verifier: Verifier, k: int = 1, error_rate: float = 0.0) -> None:
+    def __init__(self, k: int = 1, error_rate: float = 0.0) -> None:
         checks = (
             (k >= 1, f"k {k}", "an integer >= 1", "k"),
             (0 <= error_rate <= 1, f"error_rate {error_rate}", "a probability", "error_rate"),
@@ -160,7 +159,7 @@ class NoisyOutcomes(RuleOutcomes):
             ),
         )
         check_settings(checks, "NoisyOutcomes")
-        super().__init__(verifier)
+        super().__init__(Verifier())
         self.k, self.error_rate = k, error_rate
 
     def submit(self, prompt: Prompt, response: str, seed: int = 0) -> "Future[Outcome]":

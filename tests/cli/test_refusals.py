@@ -55,8 +55,8 @@ def test_a_folder_that_cannot_be_written_into_names_its_setting(tmp_path):
     (tmp_path / "file").touch()
     check_folders({"trainer.default_root_dir": tmp_path / "new" / "run"})
     assert (tmp_path / "new" / "run").is_dir()
-    with pytest.raises(ConfigError, match=r"Not a directory.*--export\.dirpath"):
-        check_folders({"trainer.default_root_dir": tmp_path, "export.dirpath": tmp_path / "file" / "policy"})
+    with pytest.raises(ConfigError, match=r"Not a directory.*--trainer\.default_root_dir"):
+        check_folders({"trainer.default_root_dir": tmp_path / "file" / "run"})
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,8 @@ def test_a_plain_value_with_an_equals_sign_is_quoted(word, taken):
 
 @pytest.mark.parametrize(("max_steps", "shown"), [(-1, ["step 1", "step 2"]), (9, ["step 1/9", "step 2/9"])])
 def test_progress_shows_an_end_only_where_there_is_one_and_the_last_step_once(monkeypatch, max_steps, shown):
-    lines, progress = [], LineProgress(seconds=0.0)
+    lines, progress = [], LineProgress()
+    progress.seconds = 0.0
     monkeypatch.setattr(
         "capo_lit.training.callbacks.progress._log.info", lambda text, *values: lines.append((text % values).strip())
     )
@@ -172,7 +173,8 @@ def test_progress_shows_an_end_only_where_there_is_one_and_the_last_step_once(mo
         progress.on_train_batch_start(trainer, None, None, 0)
     progress.on_train_end(trainer, None)
     assert lines == shown
-    late = LineProgress(seconds=1e9)
+    late = LineProgress()
+    late.seconds = 1e9
     late._last = time.monotonic()
     late.on_train_batch_start(trainer, None, None, 0)
     assert lines == shown

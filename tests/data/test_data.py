@@ -33,7 +33,6 @@ def test_file_source_reads_fields(tmp_path):
     ]
     # Without a uid field: file name and line, blank lines counted.
     assert [p.uid for p in FileSource(path, Fields("q", "a")).load()] == ["a.jsonl:1", "a.jsonl:3"]
-    assert [p.problem for p in FileSource(path, Fields("q", "a"), skip=1, limit=5).load()] == ["two?"]
     assert [p.problem for p in FileSource(path, Fields("q", "a"), limit=1).load()] == ["one?"]
     assert FileSource(path, Fields("q", answer=None)).load()[0].answer == ""
 
@@ -85,14 +84,10 @@ def test_bad_files_and_settings(tmp_path):
     )
     with pytest.raises(DataError, match=r"a\.jsonl:2.*uid 'x' of .*a\.jsonl:1"):
         FileSource(path, Fields(uid="id")).load()
-    with pytest.raises(DataError, match="no rows"):
-        FileSource(path, skip=2).load()
     with pytest.raises(DataError, match=r"none\.jsonl"):
         FileSource(str(tmp_path / "none.jsonl")).load()
     with pytest.raises(DataError, match=r"'\.txt'; expected one of .*\.jsonl, .*\.parquet"):
         FileSource(write(tmp_path / "a.txt", "x")).load()
-    with pytest.raises(ConfigError, match="skip"):
-        FileSource(path, skip=-1)
     with pytest.raises(ConfigError, match="limit"):
         FileSource(path, limit=0)
     with pytest.raises(ConfigError, match="regex"):
@@ -131,8 +126,8 @@ def test_hub_source_by_local_path(tmp_path):
 
     rows = [{"problem": f"p{i}", "answer": i} for i in range(4)]
     Dataset.from_list(rows).save_to_disk(str(tmp_path / "saved"))
-    problems = HubSource(str(tmp_path / "saved"), skip=1, limit=2).load()
-    assert [(p.problem, p.answer) for p in problems] == [("p1", "1"), ("p2", "2")]
+    problems = HubSource(str(tmp_path / "saved"), limit=2).load()
+    assert [(p.problem, p.answer) for p in problems] == [("p0", "0"), ("p1", "1")]
     with pytest.raises(DataError, match=r"row 1.*'nope'"):
         HubSource(str(tmp_path / "saved"), fields=Fields(answer="nope")).load()
     with pytest.raises(DataError, match=r"absent\[train\]"):

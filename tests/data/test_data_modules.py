@@ -31,7 +31,8 @@ class Listed(PromptSource):
         return self.problems
 
 
-def test_prompt_data_module_renders_drops_and_batches(tokenizer_path, caplog):
+def test_prompt_data_module_renders_drops_and_batches(tokenizer_path, caplog, monkeypatch):
+    monkeypatch.setattr("capo_lit.data.module.VAL_BATCH", 2)
     # "plain" {problem} over bytes: problem u{i} has i + 1 tokens, so a limit of 8 drops u8..u19.
     data = PromptDataModule(
         Listed(20),
@@ -39,7 +40,6 @@ def test_prompt_data_module_renders_drops_and_batches(tokenizer_path, caplog):
         val=Listed(3),
         template=PromptTemplate(style="plain", text="{problem}"),
         prompts_per_step=4,
-        val_batch_size=2,
         max_prompt_tokens=8,
     )
     with caplog.at_level("WARNING", logger="capo_lit.data.module"):

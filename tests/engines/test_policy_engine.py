@@ -20,6 +20,7 @@ from capo_lit.engines.vllm import VLLMEngine
 from capo_lit.genprm.base import StepJudge
 from capo_lit.genprm.judge import GenPRM
 from capo_lit.genprm.outcome import GenORM
+from capo_lit.training import rollouts
 from capo_lit.training.callbacks.critique import CritiqueCallback
 from capo_lit.training.callbacks.rollout import RolloutCallback
 from capo_lit.training.capo import CapoModule
@@ -36,6 +37,12 @@ from tests.support.scripted_engine import ScriptedEngine
 SHORT = Sampling(max_tokens=6)
 
 
+@pytest.fixture(autouse=True)
+def any_probe_gap(monkeypatch):
+    """A scripted engine's logprobs are no policy's."""
+    monkeypatch.setattr(rollouts, "LOW_PRECISION_GAP", 100.0)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(build(tmp_path_factory.mktemp("policy")))
@@ -44,12 +51,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_template(tmp_path_factory.mktemp("template") / "short.txt", schema=False)
-
-
-@pytest.fixture
-def verifier():
-    with Verifier() as verifier:
-        yield verifier
 
 
 def replies(items: list[CritiquedRollout]) -> dict[int, list[str]]:
@@ -147,8 +148,6 @@ def test_an_initial_judge_can_keep_its_replies_and_a_current_one_cannot(folder: 
 
 
 def test_a_policy_that_cannot_judge_is_refused_at_setup(folder: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"stop strings \['END'\]"):
-        PolicyEngine().bind(VLLMEngine(folder, stop=("END",)), folder)
     silent = str(build(tmp_path / "silent", chat=False))
     with pytest.raises(ConfigError, match="no chat template"):
         PolicyEngine().bind(HFEngine(silent), silent)
@@ -176,12 +175,10 @@ def say(request: Request) -> str:
     return r"\boxed{yes}" if request.request_id.startswith("outcome") else r"\boxed{0}"
 
 
-def run(
-    folder: str, engine: Engine, verifier: Verifier, judge: StepJudge, outcomes: OutcomeSource | None
-) -> list[StepBatch]:
+def run(folder: str, engine: Engine, judge: StepJudge, outcomes: OutcomeSource | None) -> list[StepBatch]:
     module = CapoModule(folder, OptimConfig(lr=1e-3), CreditConfig(), LossConfig(importance_cap=None))
     callbacks = [
-        RolloutCallback(engine, verifier, group_size=3, max_probe_gap=100.0, sampling=SHORT, outcomes=outcomes),
+        RolloutCallback(engine, group_size=3, sampling=SHORT, outcomes=outcomes),
         CritiqueCallback(judge),
     ]
     trainer = Trainer(
@@ -193,13 +190,13 @@ def run(
     return data
 
 
-def test_a_run_in_which_the_policy_judges_itself(folder: str, verifier: Verifier) -> None:
+def test_a_run_in_which_the_policy_judges_itself(folder: str) -> None:
     engine = ScriptedEngine(say)
     versions: list[tuple[int | None, str]] = []
     submit: Callable[[Request], object] = engine.submit
     engine.submit = lambda request: (versions.append((engine.version, request.request_id)), submit(request))[1]
     judge, outcomes = GenPRM(PolicyEngine(), k=2), GenORM(PolicyEngine(), k=2)
-    first, second = run(folder, engine, verifier, judge, outcomes)
+    first, second = run(folder, engine, judge, outcomes)
     assert judge.engine.bound is outcomes.engine.bound is engine
     for step, batch in enumerate((first, second)):
         asked = [request_id for version, request_id in versions if version == step and request_id != "probe"]
@@ -212,15 +209,13 @@ def test_a_run_in_which_the_policy_judges_itself(folder: str, verifier: Verifier
 
 
 @pytest.mark.slow
-def test_a_context_too_short_for_critiques_stops_the_run_and_says_so(
-    folder: str, template: Path, verifier: Verifier
-) -> None:
+def test_a_context_too_short_for_critiques_stops_the_run_and_says_so(folder: str, template: Path) -> None:
     settings = {"k": 2, "sampling": SHORT}
     with pytest.raises(JudgeError, match=r"raise the engine's max_model_len"):
-        run(folder, HFEngine(folder, max_model_len=32), verifier, GenPRM(PolicyEngine(), template, **settings), None)
+        run(folder, HFEngine(folder, max_model_len=32), GenPRM(PolicyEngine(), template, **settings), None)
     outcomes = GenORM(PolicyEngine(), **settings)
     with pytest.raises(JudgeError, match=r"'error': 6.*raise the engine's max_model_len"):
-        run(folder, HFEngine(folder, max_model_len=32), verifier, GenPRM(PolicyEngine(), template), outcomes)
+        run(folder, HFEngine(folder, max_model_len=32), GenPRM(PolicyEngine(), template), outcomes)
 
 
 def test_the_config_names_both_by_class_path(folder: str) -> None:

@@ -14,7 +14,6 @@ LARGE_MODEL = {
     "trainer.max_steps": 1,
     "rollout.group_size": 2,
     "rollout.sampling.max_tokens": 24,
-    "rollout.eval_sampling.max_tokens": 24,
     "critique.judge.sampling.max_tokens": 24,
 }
 # Not installed, and its own library would be what is tested.

@@ -23,7 +23,6 @@ rollout:
   group_size: 2
   sampling: {max_tokens: 6}
   eval_samples: 1
-  eval_sampling: {max_tokens: 6}
 checkpoint: {every_n_steps: 1}
 """
 

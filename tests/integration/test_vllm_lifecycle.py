@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,8 +25,8 @@ def test_a_second_engine_lives_and_dies_beside_the_first(
 ) -> None:
     """A judge with weights of its own (untied, bf16, stop strings) beside the policy; closing it disturbs nothing."""
     other = build(tmp_path, tie=False, seed=9)
-    judge = VLLMEngine(str(tmp_path), dtype="bfloat16", max_model_len=MAX_LEN, kv_cache_gib=0.1, stop=("w7",))
-    asked = requests(32, tokens=34)
+    judge = VLLMEngine(str(tmp_path), dtype="bfloat16", max_model_len=MAX_LEN, kv_cache_gib=0.1)
+    asked = [replace(request, stop=("w7",)) for request in requests(32, tokens=34)]
     before = world()
     replies = run(judge, asked)
     assert world() == before

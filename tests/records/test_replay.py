@@ -24,7 +24,7 @@ from tests.support.trained_batch import PAPER, credited, trained
 @pytest.mark.parametrize("estimator", ["token_pooled", "sequence", "decoupled"])
 @pytest.mark.parametrize("rule", ["intersection", "majority", "union", "average", "greedy"])
 def test_the_runs_own_vote_and_credit_come_out_exactly(rule: VoteRule, estimator: str) -> None:
-    credit = CreditConfig(w_whole=1.7, w_process=0.3, estimator=estimator, std_floor=0.01, max_abs_advantage=1.1)
+    credit = CreditConfig(w_whole=1.7, w_process=0.3, estimator=estimator, std_floor=0.01)
     k = 1 if rule == "greedy" else 4
     steps = [batch_table(trained(rule, credit, step, k), "run") for step in range(3)]
     table = pa.concat_tables(steps)

@@ -112,7 +112,7 @@ def build(policy: str, how: str, budget: int) -> Watch:
     """A module with every term of the loss: one of HOWS."""
     kind, aggregation = (WatchedPPO, "token") if how == "ppo" else (WatchedCapo, how)
     loss = LossConfig(aggregation=aggregation, kl_coef=0.3, importance_cap=2.0, clip_low=0.05, clip_high=0.05)
-    update = UpdateConfig(epochs=2, tokens_per_microbatch=budget, logits_chunk=16)
+    update = UpdateConfig(epochs=2, tokens_per_microbatch=budget)
     module = kind(policy, OptimConfig(lr=1e-3, grad_clip=0.1), loss=loss, update=update)
     module.watch()
     return module

@@ -13,14 +13,20 @@ from capo_lit.batch.step import StepBatch
 from capo_lit.core.errors import ConfigError, EngineError, JudgeError
 from capo_lit.engines.http.engine import HTTPEngine
 from capo_lit.genprm.base import StepJudge, critiqued
+from capo_lit.training import rollouts
 from capo_lit.training.callbacks.critique import CritiqueCallback
 from capo_lit.training.callbacks.rollout import RolloutCallback
 from capo_lit.training.capo import CapoModule
 from capo_lit.training.settings import LossConfig, OptimConfig
-from capo_lit.verifier.pool import Verifier
 from tests.support.builders import make_prompt, tiny_llama
 from tests.support.loaders import Loader
 from tests.support.scripted_engine import ScriptedEngine
+
+
+@pytest.fixture(autouse=True)
+def any_probe_gap(monkeypatch):
+    """A scripted engine's logprobs are no policy's."""
+    monkeypatch.setattr(rollouts, "LOW_PRECISION_GAP", 100.0)
 
 
 class FirstStepWrong(StepJudge):
@@ -44,12 +50,6 @@ def folder(tmp_path_factory):
     return str(path)
 
 
-@pytest.fixture
-def verifier():
-    with Verifier() as verifier:
-        yield verifier
-
-
 def say(request):
     """Right with an even seed, wrong with an odd one; greedy is right."""
     right = request.sampling.temperature == 0 or request.seed % 2 == 0
@@ -69,12 +69,12 @@ def run(folder, rollout, critique=None, batches=2, w_process=1.0, cap=None, vali
     return data
 
 
-def test_weights_are_pushed_once_a_version_and_rollouts_carry_it(folder, verifier):
+def test_weights_are_pushed_once_a_version_and_rollouts_carry_it(folder):
     engine = ScriptedEngine(say)
     pushed = []
     load = engine.load_weights
     engine.load_weights = lambda tensors, version: (pushed.append(version), load(tensors, version))[1]
-    rollout = RolloutCallback(engine, verifier, group_size=3, max_probe_gap=100.0)
+    rollout = RolloutCallback(engine, group_size=3)
     data = run(folder, rollout, CritiqueCallback(FirstStepWrong()), batches=3)
     assert pushed == [0, 1, 2]
     for step, batch in enumerate(data):
@@ -86,12 +86,12 @@ def test_weights_are_pushed_once_a_version_and_rollouts_carry_it(folder, verifie
     assert len(set(seeds)) == len(seeds) == 18
 
 
-def test_seeds_are_a_function_of_run_step_prompt_and_sample(folder, verifier):
+def test_seeds_are_a_function_of_run_step_prompt_and_sample(folder):
     first, second, other = ScriptedEngine(say), ScriptedEngine(say), ScriptedEngine(say)
     for engine, seed in ((first, 5), (second, 5), (other, 6)):
         run(
             folder,
-            RolloutCallback(engine, verifier, 2, max_probe_gap=100.0, seed=seed),
+            RolloutCallback(engine, 2, seed=seed),
             CritiqueCallback(FirstStepWrong()),
         )
     seeds = [[request.seed for request in engine.requests] for engine in (first, second, other)]
@@ -99,44 +99,45 @@ def test_seeds_are_a_function_of_run_step_prompt_and_sample(folder, verifier):
     assert not set(seeds[0][1:]) & set(seeds[2][1:])
 
 
-def test_an_engine_that_does_not_have_the_policys_weights_is_found_out(folder, verifier):
-    rollout = RolloutCallback(ScriptedEngine(say), verifier)  # it says -1 for every token
+def test_an_engine_that_does_not_have_the_policys_weights_is_found_out(folder, monkeypatch):
+    monkeypatch.setattr(rollouts, "LOW_PRECISION_GAP", 0.15)
+    rollout = RolloutCallback(ScriptedEngine(say))  # it says -1 for every token
     with pytest.raises(EngineError, match=r"logprob difference.*does not compute with the policy's weights"):
         run(folder, rollout, CritiqueCallback(FirstStepWrong()))
 
 
-def test_truncated_sampling_is_refused_while_the_importance_correction_is_on(folder, verifier):
-    rollout = RolloutCallback(ScriptedEngine(say), verifier, sampling=Sampling(top_p=0.9), max_probe_gap=100.0)
+def test_truncated_sampling_is_refused_while_the_importance_correction_is_on(folder):
+    rollout = RolloutCallback(ScriptedEngine(say), sampling=Sampling(top_p=0.9))
     with pytest.raises(ConfigError, match=r"top_p 0\.9.*importance_cap null"):
         run(folder, rollout, CritiqueCallback(FirstStepWrong()), cap=2.0)
     run(folder, rollout, CritiqueCallback(FirstStepWrong()), cap=None)
 
 
-def test_greedy_groups_and_groups_of_one_are_refused(verifier):
+def test_greedy_groups_and_groups_of_one_are_refused():
     with pytest.raises(ConfigError, match="temperature 0"):
-        RolloutCallback(ScriptedEngine(say), verifier, sampling=Sampling(temperature=0.0))
+        RolloutCallback(ScriptedEngine(say), sampling=Sampling(temperature=0.0))
     with pytest.raises(ConfigError, match="group_size 1"):
-        RolloutCallback(ScriptedEngine(say), verifier, group_size=1)
+        RolloutCallback(ScriptedEngine(say), group_size=1)
 
 
-def test_a_process_penalty_without_a_judge_is_refused_before_sampling(folder, verifier):
+def test_a_process_penalty_without_a_judge_is_refused_before_sampling(folder):
     engine = ScriptedEngine(say)
     with pytest.raises(ConfigError, match=r"no judge and w_process 1\.0"):
-        run(folder, RolloutCallback(engine, verifier), CritiqueCallback())
+        run(folder, RolloutCallback(engine), CritiqueCallback())
     assert not engine.requests
-    run(folder, RolloutCallback(engine, verifier, max_probe_gap=100.0), CritiqueCallback(), w_process=0.0)
+    run(folder, RolloutCallback(engine), CritiqueCallback(), w_process=0.0)
 
 
-def test_a_judge_that_says_nothing_stops_the_run(folder, verifier):
-    rollout = RolloutCallback(ScriptedEngine(say), verifier, group_size=2, max_probe_gap=100.0)
+def test_a_judge_that_says_nothing_stops_the_run(folder):
+    rollout = RolloutCallback(ScriptedEngine(say), group_size=2)
     with pytest.raises(JudgeError, match=r"no idea.*4 of 4 critiques without a verdict \(causes: 4 x parse\)"):
         run(folder, rollout, CritiqueCallback(FirstStepWrong(mute=True)))
     run(folder, rollout, CritiqueCallback(FirstStepWrong(mute=True), max_abstain_frac=1.0))
 
 
-def test_validation_counts_samples_and_the_greedy_answer_apart(folder, verifier):
+def test_validation_counts_samples_and_the_greedy_answer_apart(folder):
     engine = ScriptedEngine(say)
-    rollout = RolloutCallback(engine, verifier, eval_samples=3, max_probe_gap=100.0)
+    rollout = RolloutCallback(engine, eval_samples=3)
     got = run(folder, rollout, CritiqueCallback(eval_judge=FirstStepWrong()), validate=True)
     sampled = [r for r in engine.requests[1:] if r.sampling.temperature > 0]
     right = torch.tensor([r.seed % 2 == 0 for r in sampled]).reshape(4, 3)
@@ -156,8 +157,8 @@ class EveryStepWrong(FirstStepWrong):
             yield replace(item, verdict=verdict)
 
 
-def test_the_training_judge_is_measured_against_the_one_that_knows(folder, verifier):
-    rollout = RolloutCallback(ScriptedEngine(say), verifier, eval_samples=3, max_probe_gap=100.0)
+def test_the_training_judge_is_measured_against_the_one_that_knows(folder):
+    rollout = RolloutCallback(ScriptedEngine(say), eval_samples=3)
     critique = CritiqueCallback(EveryStepWrong(), FirstStepWrong(), score_judge=True)
     got = run(folder, rollout, critique, validate=True)
     # Of two steps it flags both, and one is wrong: precision 1/2, recall 1, F1 2/3.
@@ -168,14 +169,14 @@ def test_the_training_judge_is_measured_against_the_one_that_knows(folder, verif
         CritiqueCallback(EveryStepWrong(), score_judge=True)
 
 
-def test_a_run_without_a_judge_says_how_many_steps_its_rollouts_have(folder, verifier):
+def test_a_run_without_a_judge_says_how_many_steps_its_rollouts_have(folder):
     logged = {}
 
     class Seen(CapoModule):
         def log_metrics(self, values, batch_size):
             logged.update(values)
 
-    rollout = RolloutCallback(ScriptedEngine(say), verifier, group_size=2, max_probe_gap=100.0)
+    rollout = RolloutCallback(ScriptedEngine(say), group_size=2)
     module = Seen(folder, credit=CreditConfig(w_process=0.0))
     trainer = Trainer(
         max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
@@ -190,15 +191,15 @@ def test_a_run_without_a_judge_says_how_many_steps_its_rollouts_have(folder, ver
     assert module.sampler is rollout.sampler
 
 
-def test_the_style_of_the_rollouts_cuts_their_steps(folder, verifier):
+def test_the_style_of_the_rollouts_cuts_their_steps(folder):
     engine = ScriptedEngine(lambda request: "one\ntwo\n\n\\boxed{2}")
-    rollout = RolloutCallback(engine, verifier, group_size=2, max_probe_gap=100.0, style="line")
+    rollout = RolloutCallback(engine, group_size=2, style="line")
     (batch,) = run(folder, rollout, CritiqueCallback(FirstStepWrong()), batches=1)
     assert [item.spans for item in batch.require_verdicts()] == [((0, 4), (4, 9), (9, 18))] * 4
     with pytest.raises(ConfigError, match=r"style 'sentence'.*--rollout\.style"):
-        RolloutCallback(engine, verifier, style="sentence")
+        RolloutCallback(engine, style="sentence")
 
 
-def test_an_engine_that_takes_no_weights_is_refused(verifier):
+def test_an_engine_that_takes_no_weights_is_refused():
     with pytest.raises(ConfigError, match="HTTPEngine, whose weights cannot follow"):
-        RolloutCallback(HTTPEngine("m", ["http://127.0.0.1:1/v1"]), verifier)
+        RolloutCallback(HTTPEngine("m", ["http://127.0.0.1:1/v1"]))

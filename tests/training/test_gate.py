@@ -11,6 +11,7 @@ from capo_lit.batch.step import StepBatch
 from capo_lit.core.errors import ConfigError, DataError, JudgeError
 from capo_lit.evaluation.names import check_names
 from capo_lit.genprm.judge import GenPRM
+from capo_lit.training import rollouts
 from capo_lit.training.callbacks.checkpoint import RunCheckpoint
 from capo_lit.training.callbacks.critique import CritiqueCallback
 from capo_lit.training.callbacks.gate import JudgeGateCallback
@@ -18,11 +19,16 @@ from capo_lit.training.callbacks.rollout import RolloutCallback
 from capo_lit.training.capo import CapoModule
 from capo_lit.training.settings import LossConfig, OptimConfig
 from capo_lit.training.sft import SFTModule
-from capo_lit.verifier.pool import Verifier
 from tests.support.builders import make_prompt, tiny_llama
 from tests.support.gating import Given, Judge
 from tests.support.loaders import Loader
 from tests.support.scripted_engine import ScriptedEngine
+
+
+@pytest.fixture(autouse=True)
+def any_probe_gap(monkeypatch):
+    """A scripted engine's logprobs are no policy's."""
+    monkeypatch.setattr(rollouts, "LOW_PRECISION_GAP", 100.0)
 
 
 @pytest.fixture(scope="module")
@@ -55,14 +61,13 @@ def fit(folder, gate, judge=None, steps=4, start=0, w_process=1.0, ckpt=None, ca
     module.log_metrics = lambda values, batch_size: logged.append(check_names(values))
     logged: list[dict] = []
     batches = [StepBatch([make_prompt(f"p{step}")], step) for step in range(start, steps)]
-    with Verifier() as verifier:
-        rollout = RolloutCallback(engine, verifier, group_size=4, max_probe_gap=100.0)
-        trainer = Trainer(
-            max_epochs=1, max_steps=steps, accelerator="cpu", logger=False, enable_checkpointing=bool(callbacks),
-            enable_progress_bar=False, enable_model_summary=False, default_root_dir=root,
-            callbacks=[*([gate] if gate else []), rollout, CritiqueCallback(judge or Judge()), *callbacks],
-        )  # fmt: skip
-        trainer.fit(module, Rest(batches, epoch=6), ckpt_path=ckpt)
+    rollout = RolloutCallback(engine, group_size=4)
+    trainer = Trainer(
+        max_epochs=1, max_steps=steps, accelerator="cpu", logger=False, enable_checkpointing=bool(callbacks),
+        enable_progress_bar=False, enable_model_summary=False, default_root_dir=root,
+        callbacks=[*([gate] if gate else []), rollout, CritiqueCallback(judge or Judge()), *callbacks],
+    )  # fmt: skip
+    trainer.fit(module, Rest(batches, epoch=6), ckpt_path=ckpt)
     scores = [values["critique/gate_f1"] for values in logged if "critique/gate_f1" in values]
     picked = [tuple(values[name] for name in names) for values in logged if set(names) & set(values)]
     return module, batches, scores, picked
@@ -100,11 +105,12 @@ def test_a_judge_that_gets_worse_stops_a_run_on_its_way(folder):
 def test_a_resumed_run_has_the_score_and_does_not_score_again(folder, tmp_path):
     settings = {"threshold": 0.6, "every_n_steps": 4}
     whole, _, scores, _ = fit(folder, JudgeGateCallback([Given()], **settings), Judge(2), steps=6)
-    checkpoint = RunCheckpoint(every_n_steps=1, dirpath=str(tmp_path))
+    checkpoint = RunCheckpoint(every_n_steps=1)
     fit(folder, JudgeGateCallback([Given()], **settings), Judge(2), steps=3, callbacks=[checkpoint], root=tmp_path)
     judge = Judge(2)
     gate = JudgeGateCallback([Given()], **settings)
-    resumed, _, later, _ = fit(folder, gate, judge, steps=6, start=3, ckpt=str(tmp_path / "step=3.ckpt"), root=tmp_path)
+    last = tmp_path / "checkpoints" / "step=3.ckpt"
+    resumed, _, later, _ = fit(folder, gate, judge, steps=6, start=3, ckpt=str(last), root=tmp_path)
     assert later == scores[3:]
     assert len(judge.seeds) == 4  # three steps, and the score before step 4
     assert torch.equal(weights(whole), weights(resumed))

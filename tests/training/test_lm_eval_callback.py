@@ -18,7 +18,6 @@ from capo_lit.engines.hf import HFEngine
 from capo_lit.training.callbacks.lm_eval import LMEvalCallback
 from capo_lit.training.callbacks.rollout import RolloutCallback
 from capo_lit.training.capo import CapoModule
-from capo_lit.verifier.pool import Verifier
 from tests.support.builders import make_prompt
 from tests.support.loaders import Loader
 from tests.support.tiny_llama import build
@@ -36,8 +35,9 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def rollout(path: str) -> Iterator[RolloutCallback]:
-    with Verifier() as verifier:
-        yield RolloutCallback(HFEngine(path, dtype="float32"), verifier, 2, Sampling(max_tokens=2), 1)
+    callback = RolloutCallback(HFEngine(path, dtype="float32"), 2, Sampling(max_tokens=2), 1)
+    yield callback
+    callback.verifier.close()
 
 
 def validate(path: str, *callbacks: Callback, version: int = 0) -> tuple[CapoModule, dict[str, float]]:
@@ -125,13 +125,11 @@ def test_in_a_fit_it_runs_every_n_steps_and_in_a_validation_always(path: str, ro
 
 
 def test_what_was_run_can_be_put_into_a_manifest() -> None:
-    described = LMEvalCallback(
-        ["test_facts", "test_sums"], task_dir=TASK_DIR, limit=3, num_fewshot=1, seed=4
-    ).describe()
+    described = LMEvalCallback(["test_facts", "test_sums"], task_dir=TASK_DIR, limit=3, seed=4).describe()
     assert (described["limit"], described["apply_chat_template"], described["seed"]) == (3, False, 4)
     facts, sums = described["tasks"]["test_facts"], described["tasks"]["test_sums"]
-    assert (facts["problems"], facts["num_fewshot"], facts["sampling"]) == (10, 1, {})
-    assert (sums["problems"], sums["num_fewshot"], sums["sampling"]["max_gen_toks"]) == (8, 1, 24)
+    assert (facts["problems"], facts["num_fewshot"], facts["sampling"]) == (10, 0, {})
+    assert (sums["problems"], sums["num_fewshot"], sums["sampling"]["max_gen_toks"]) == (8, 2, 24)
     assert facts["sha256"] != sums["sha256"]
     assert facts["version"] == "1.0"
 
@@ -142,7 +140,7 @@ def test_it_needs_the_rollouts_engine(path: str) -> None:
         callback.on_validation_epoch_end(Due([], TrainerFn.VALIDATING), CapoModule(path))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("setting", ["every_n_steps", "limit", "repeats"])
+@pytest.mark.parametrize("setting", ["every_n_steps", "limit"])
 def test_settings_that_cannot_be_are_refused(setting: str) -> None:
     with pytest.raises(ConfigError, match=f"{setting} 0"):
         LMEvalCallback(["test_facts"], **{setting: 0})

@@ -14,7 +14,6 @@ from capo_lit.genprm.outcome import GenORM
 from capo_lit.training.callbacks.rollout import RolloutCallback
 from capo_lit.training.rollouts import PlannedRollout, stream_rollouts
 from capo_lit.verifier.outcomes import NoisyOutcomes
-from capo_lit.verifier.pool import Verifier
 from tests.support.builders import make_prompt
 from tests.support.http_world import engines
 from tests.support.misbehaving_server import MisbehavingServer
@@ -38,7 +37,7 @@ def step(callback: RolloutCallback, number: int = 0, rollouts: int = 1) -> dict[
 
 
 def callback_with(outcomes) -> RolloutCallback:
-    return RolloutCallback(ScriptedEngine(lambda request: "so \\boxed{2}"), Verifier(), outcomes=outcomes)
+    return RolloutCallback(ScriptedEngine(lambda request: "so \\boxed{2}"), outcomes=outcomes)
 
 
 def test_the_critiques_of_a_step_by_how_they_ended() -> None:
@@ -74,8 +73,7 @@ def test_failed_attempts_of_its_server_show() -> None:
 
 @pytest.mark.parametrize("outcomes", [None, "noisy"])
 def test_a_rule_asks_nobody(outcomes: str | None) -> None:
-    with Verifier() as verifier:
-        assert step(callback_with(NoisyOutcomes(verifier) if outcomes else None)) == {}
+    assert step(callback_with(NoisyOutcomes() if outcomes else None)) == {}
 
 
 def test_a_step_in_which_nobody_was_asked_has_no_shares() -> None:

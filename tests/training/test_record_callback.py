@@ -153,17 +153,17 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(tmp_path: Path) -
 
 
 def test_a_second_fit_goes_on_after_its_own_records_and_never_over_them(tmp_path: Path) -> None:
-    callback, trainer = RecordCallback(str(tmp_path / "elsewhere"), run="named"), fake_trainer(tmp_path)
+    callback, trainer = RecordCallback(), fake_trainer(tmp_path)
     for step in (0, 1):
         callback.on_train_start(trainer, None)
         run_step(callback, trainer, make_batch(step))
     with pytest.raises(ConfigError, match="2 record files of step 0 or later"):
-        RecordCallback(str(tmp_path / "elsewhere")).on_train_start(trainer, None)
+        RecordCallback().on_train_start(trainer, None)
     callback.on_train_start(trainer, None)
     with pytest.raises(ConfigError, match="1 record files of step 1 or later"):
         callback.on_train_batch_start(trainer, None, make_batch(1), 0)
-    table = read_records(tmp_path / "elsewhere", columns=["step", "run"])
-    assert table.to_pydict() == {"step": [0, 0, 1, 1], "run": ["named"] * 4}
+    table = read_records(tmp_path / "records", columns=["step", "run"])
+    assert table.to_pydict() == {"step": [0, 0, 1, 1], "run": [tmp_path.name] * 4}
 
 
 def test_ranks_write_files_of_their_own(tmp_path: Path) -> None:

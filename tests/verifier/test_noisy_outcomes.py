@@ -20,10 +20,9 @@ RIGHT, WRONG = "\\boxed{2}", "\\boxed{3}"
 CONFIG = """
 rollout:
   engine: {class_path: capo_lit.engines.hf.HFEngine, init_args: {model: nothing-is-loaded-yet}}
-  verifier: {}
   outcomes:
     class_path: capo_lit.verifier.outcomes.NoisyOutcomes
-    init_args: {verifier: {timeout_s: 3.0}, k: 4, error_rate: 0.1}
+    init_args: {k: 4, error_rate: 0.1}
 """
 
 
@@ -42,8 +41,15 @@ class Fixed(Verifier):
         return done
 
 
+def noisy(rule, *args, **settings):
+    """NoisyOutcomes over a verifier that answers on demand."""
+    source = NoisyOutcomes(*args, **settings)
+    source.verifier = rule
+    return source
+
+
 def shares(k, error_rate, response, n=2000):
-    source = NoisyOutcomes(Fixed(), k, error_rate)
+    source = noisy(Fixed(), k, error_rate)
     got = Counter(source.submit(PROMPT, response, seed).result(0) for seed in range(n))
     assert set(got) <= {0.0, 1.0}
     return got[1.0] / n
@@ -67,7 +73,7 @@ def test_without_errors_it_is_the_rule_and_with_nothing_but_errors_its_opposite(
 
 def test_the_votes_are_a_function_of_seed_and_prompt():
     def drawn(prompt=PROMPT):
-        source = NoisyOutcomes(Fixed(), k=1, error_rate=0.5)
+        source = noisy(Fixed(), k=1, error_rate=0.5)
         return [source.submit(prompt, RIGHT, seed).result(0) for seed in range(64)]
 
     assert drawn() == drawn()
@@ -76,19 +82,19 @@ def test_the_votes_are_a_function_of_seed_and_prompt():
 
 def test_unknown_stays_unknown_and_a_broken_verifier_says_so():
     late: Future = Future()
-    outcome = NoisyOutcomes(Fixed(late), k=3, error_rate=1.0).submit(PROMPT, RIGHT)
+    outcome = noisy(Fixed(late), k=3, error_rate=1.0).submit(PROMPT, RIGHT)
     assert not outcome.done()
     late.set_result(None)
     assert outcome.result(0) is None
     broken: Future = Future()
     broken.set_exception(VerifierError("no workers", "some"))
     with pytest.raises(VerifierError, match="no workers"):
-        NoisyOutcomes(Fixed(broken), k=3, error_rate=0.1).submit(PROMPT, RIGHT).result(0)
+        noisy(Fixed(broken), k=3, error_rate=0.1).submit(PROMPT, RIGHT).result(0)
 
 
 def test_an_outcome_that_nobody_waits_for_any_more_does_no_harm():
     late: Future = Future()
-    outcome = NoisyOutcomes(Fixed(late)).submit(PROMPT, RIGHT)
+    outcome = noisy(Fixed(late)).submit(PROMPT, RIGHT)
     assert outcome.cancel()
     late.set_result(1.0)
     assert outcome.cancelled()
@@ -96,7 +102,7 @@ def test_an_outcome_that_nobody_waits_for_any_more_does_no_harm():
 
 def test_a_step_waits_for_the_rule():
     late: Future = Future()
-    source = NoisyOutcomes(Fixed(late), k=3, error_rate=1.0)
+    source = noisy(Fixed(late), k=3, error_rate=1.0)
     outcome = source.submit(PROMPT, RIGHT)
     Timer(0.05, late.set_result, [1.0]).start()
     started = time.monotonic()
@@ -109,7 +115,7 @@ def test_a_step_waits_for_the_rule():
 @pytest.mark.parametrize("wrong", [{"k": 0}, {"error_rate": 1.1}, {"error_rate": -0.1}, {"k": 3}])
 def test_settings_that_make_no_sense_are_refused(wrong):
     with pytest.raises(ConfigError, match="NoisyOutcomes"):
-        NoisyOutcomes(Fixed(), **wrong)
+        noisy(Fixed(), **wrong)
 
 
 def test_a_config_can_name_it():
@@ -118,4 +124,4 @@ def test_a_config_can_name_it():
     rollout = parser.instantiate_classes(parser.parse_string(CONFIG)).rollout
     source = rollout.outcomes
     assert isinstance(source, NoisyOutcomes)
-    assert (source.k, source.error_rate, source.verifier.timeout_s) == (4, 0.1, 3.0)
+    assert (source.k, source.error_rate) == (4, 0.1)

@@ -13,6 +13,7 @@ from capo_lit.batch.sampling import Sampling
 from capo_lit.batch.step import StepBatch
 from capo_lit.core.errors import EngineError, JudgeError
 from capo_lit.genprm.outcome import GenORM
+from capo_lit.training import rollouts
 from capo_lit.training.callbacks.rollout import RolloutCallback
 from capo_lit.training.capo import CapoModule
 from capo_lit.training.rollouts import PlannedRollout, stream_rollouts
@@ -25,6 +26,12 @@ from tests.support.scripted_engine import NEVER, Reply, ScriptedEngine
 
 YES = "Fine.\n\\boxed{yes}"
 PROMPT = Prompt("task/0", "1+1?", (1, 2), answer="GOLD")
+
+
+@pytest.fixture(autouse=True)
+def any_probe_gap(monkeypatch):
+    """A scripted engine's logprobs are no policy's."""
+    monkeypatch.setattr(rollouts, "LOW_PRECISION_GAP", 100.0)
 
 
 def draws(count, prompt=PROMPT):
@@ -162,26 +169,25 @@ def test_a_genorm_gives_the_outcomes_of_training_and_the_rule_those_of_evaluatio
     judge = ScriptedEngine(lambda request: "\\boxed{no}" if "say so" in request.prompt[0]["content"] else YES)
     policy = ScriptedEngine(lambda r: f"\\boxed{{{2 if r.seed % 2 else 3}}}" + " say so" * (r.seed % 3 == 0))
     genorm = GenORM(judge, k=3)
-    with Verifier() as verifier:
-        rollout = RolloutCallback(policy, verifier, 4, eval_samples=2, max_probe_gap=100.0, outcomes=genorm)
-        module = CapoModule(
-            str(tmp_path),
-            credit=CreditConfig(w_process=0.0, estimator="sequence"),
-            loss=LossConfig(importance_cap=None),
-        )
-        trainer = Trainer(
-            max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-            enable_model_summary=False, callbacks=[rollout],
-        )  # fmt: skip
-        batches = [StepBatch([make_prompt(f"p{step}")], step) for step in range(3)]
-        trainer.fit(module, Loader(batches))
-        rollouts = [r for batch in batches for r in batch.require_rollouts()]
-        assert [r.outcome for r in rollouts] == [float("say so" not in r.completion.text) for r in rollouts]
-        assert {r.outcome for r in rollouts} == {0.0, 1.0}
-        asked = len(judge.requests)
-        assert asked == 3 * 12
-        held_out = StepBatch([make_prompt(f"q{n}") for n in range(4)], 0)
-        trainer.validate(module, Loader([held_out]), verbose=False)
-        for r in held_out.require_rollouts():
-            assert r.outcome == float("boxed{2}" in r.completion.text)
-        assert len(judge.requests) == asked
+    rollout = RolloutCallback(policy, 4, eval_samples=2, outcomes=genorm)
+    module = CapoModule(
+        str(tmp_path),
+        credit=CreditConfig(w_process=0.0, estimator="sequence"),
+        loss=LossConfig(importance_cap=None),
+    )
+    trainer = Trainer(
+        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, callbacks=[rollout],
+    )  # fmt: skip
+    batches = [StepBatch([make_prompt(f"p{step}")], step) for step in range(3)]
+    trainer.fit(module, Loader(batches))
+    rollouts = [r for batch in batches for r in batch.require_rollouts()]
+    assert [r.outcome for r in rollouts] == [float("say so" not in r.completion.text) for r in rollouts]
+    assert {r.outcome for r in rollouts} == {0.0, 1.0}
+    asked = len(judge.requests)
+    assert asked == 3 * 12
+    held_out = StepBatch([make_prompt(f"q{n}") for n in range(4)], 0)
+    trainer.validate(module, Loader([held_out]), verbose=False)
+    for r in held_out.require_rollouts():
+        assert r.outcome == float("boxed{2}" in r.completion.text)
+    assert len(judge.requests) == asked

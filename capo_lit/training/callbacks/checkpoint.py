@@ -56,7 +56,6 @@ class _InRunFolder(ModelCheckpoint):
     """Checkpoints in a folder of the run, named by Lightning's count of optimizer steps."""
 
     folder: str
-    block: str
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Settle the directory; it must not depend on a logger's version, or a resumed run would look elsewhere."""
@@ -75,19 +74,19 @@ class _InRunFolder(ModelCheckpoint):
 class RunCheckpoint(_InRunFolder):
     """Saves everything a run needs to go on bit-identically: weights, optimizer, counters, loader position.
 
+    In `checkpoints` under trainer.default_root_dir.
+
     Args:
         every_n_steps: optimizer steps between checkpoints; one is also saved at the end.
         keep: newest checkpoints kept.
-        dirpath: where; the default is `checkpoints` under trainer.default_root_dir.
     """
 
-    folder, block = "checkpoints", "checkpoint"
+    folder = "checkpoints"
 
-    def __init__(self, every_n_steps: int = 10, keep: int = 2, dirpath: str | None = None) -> None:
+    def __init__(self, every_n_steps: int = 10, keep: int = 2) -> None:
         if keep < 1 or every_n_steps < 1:
             raise ConfigError(f"every_n_steps {every_n_steps}, keep {keep}", "integers >= 1", change="--checkpoint")
         super().__init__(
-            dirpath=dirpath,
             filename="step={step}",
             monitor="step",
             mode="max",
@@ -111,21 +110,19 @@ class RunCheckpoint(_InRunFolder):
 class BestCheckpoint(_InRunFolder):
     """Keeps the checkpoint of the best evaluation so far, beside those that a run resumes from.
 
+    In `best` under trainer.default_root_dir.
+
     Args:
         monitor: metric of the evaluations, such as val/avg_at_k; null keeps none.
         mode: whether the largest value is the best, or the smallest.
-        dirpath: where; the default is `best` under trainer.default_root_dir.
     """
 
-    folder, block = "best", "best"
+    folder = "best"
 
-    def __init__(
-        self, monitor: str | None = "val/avg_at_k", mode: Literal["max", "min"] = "max", dirpath: str | None = None
-    ) -> None:
+    def __init__(self, monitor: str | None = "val/avg_at_k", mode: Literal["max", "min"] = "max") -> None:
         if monitor is not None and not monitor.startswith("val/"):
             raise ConfigError(f"monitor {monitor!r}", "a metric of the evaluations, val/...", change="--best.monitor")
         super().__init__(
-            dirpath=dirpath,
             filename="step={step}",
             monitor=monitor,
             mode=mode,

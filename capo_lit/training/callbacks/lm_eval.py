@@ -1,6 +1,6 @@
 """Runs lm-eval tasks on the live policy at the end of a validation, in the engine that its rollouts come from."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import Callback, Trainer
@@ -27,37 +27,29 @@ class LMEvalCallback(Callback):
             or paths of yaml files; none switches it off.
         every_n_steps: in a fit, only at validations whose optimizer step is a multiple of this.
         limit: at most this many problems of each task; null takes all.
-        num_fewshot: examples in the prompt, of tasks that do not forbid it; null takes the task's own number.
         task_dir: folder of further lm-eval task files.
         data_dir: folder of local files for our tasks, `<data_dir>/gsm8k/test.jsonl`; null asks the hub.
         apply_chat_template: whether prompts are rendered as chat messages.
-        gen_kwargs: put over the generation_kwargs of the tasks that generate, such as max_gen_toks.
-        repeats: answers per problem of the tasks that generate; null takes the task's own number.
         seed: of the run; sampled answers have the same seeds at every validation.
     """
 
-    def __init__(  # noqa: PLR0913  (every one is a setting of its own in a config)
+    def __init__(
         self,
         tasks: Sequence[str] = (),
         every_n_steps: int = 1,
         limit: int | None = None,
-        num_fewshot: int | None = None,
         task_dir: str | None = None,
         data_dir: str | None = None,
         apply_chat_template: bool = False,
-        gen_kwargs: Mapping[str, Any] | None = None,
-        repeats: int | None = None,
         seed: int = 0,
     ) -> None:
         checks = (
             (every_n_steps >= 1, f"every_n_steps {every_n_steps}", "an integer >= 1", "every_n_steps"),
             (limit is None or limit >= 1, f"limit {limit}", "an integer >= 1, or null", "limit"),
-            (repeats is None or repeats >= 1, f"repeats {repeats}", "an integer >= 1, or null", "repeats"),
         )
         check_settings(checks, "lm_eval")
         self.tasks, self.every_n_steps, self.limit = list(tasks), every_n_steps, limit
-        self.num_fewshot, self.task_dir, self.data_dir = num_fewshot, task_dir, data_dir
-        self.apply_chat_template, self.gen_kwargs, self.repeats = apply_chat_template, gen_kwargs, repeats
+        self.task_dir, self.data_dir, self.apply_chat_template = task_dir, data_dir, apply_chat_template
         self.seed = seed
         self._loaded: Tasks | None = None
 
@@ -102,7 +94,5 @@ class LMEvalCallback(Callback):
         if self._loaded is None:
             from capo_lit.evaluation.benchmarks.tasks import load_tasks
 
-            self._loaded = load_tasks(
-                self.tasks, self.task_dir, self.data_dir, self.num_fewshot, self.gen_kwargs, self.repeats
-            )
+            self._loaded = load_tasks(self.tasks, self.task_dir, self.data_dir)
         return self._loaded

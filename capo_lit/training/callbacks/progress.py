@@ -13,14 +13,12 @@ _log = logging.getLogger("lightning.pytorch.capo")
 
 
 class LineProgress(Callback):
-    """Logs the progress bar's metrics as one line, at most every `seconds`.
+    """Logs the progress bar's metrics as one line, at most every `seconds`."""
 
-    Args:
-        seconds: shortest time between two lines.
-    """
+    seconds = 10.0
 
-    def __init__(self, seconds: float = 10.0) -> None:
-        self.seconds, self._last, self._told = seconds, 0.0, -1
+    def __init__(self) -> None:
+        self._last, self._told = 0.0, -1
 
     @rank_zero_only
     def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:

@@ -24,16 +24,13 @@ class RecordCallback(Callback):
     and is over before a checkpoint is written, so that none ever lies before its records. A dry run
     (trainer.fast_dev_run) makes the same rows and writes none.
 
-    Args:
-        directory: where the files go; records in trainer.default_root_dir by default.
-        run: name of the run in every row; the name of trainer.default_root_dir by default.
+    The files go to records in trainer.default_root_dir, whose name is that of the run in every row.
 
     Attributes:
         resume: set to True before fit where records of a killed run may be there, even if it left no checkpoint.
     """
 
-    def __init__(self, directory: str | None = None, run: str | None = None) -> None:
-        self.directory, self.run = directory, run
+    def __init__(self) -> None:
         self.resume = False
         self._opened = False
         self._wrote = False
@@ -48,7 +45,7 @@ class RecordCallback(Callback):
                 f"{len(record_files(directory))} file(s) of predictions",
                 "none: predictions are never overwritten",
                 str(directory),
-                "move that folder away, or choose another --record.directory or --trainer.default_root_dir",
+                "move that folder away, or choose another --trainer.default_root_dir",
             )
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
@@ -100,7 +97,7 @@ class RecordCallback(Callback):
     def _write(
         self, trainer: Trainer, batch: StepBatch, directory: Path, settings: dict[str, Any] | None = None
     ) -> None:
-        run = self.run or Path(trainer.default_root_dir).resolve().name
+        run = Path(trainer.default_root_dir).resolve().name
         name = file_name(batch.step, trainer.global_rank, trainer.world_size)
         table = batch_table(batch, run, trainer.global_rank, settings)
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
@@ -117,7 +114,7 @@ class RecordCallback(Callback):
         return self.resume or trainer.ckpt_path is not None
 
     def _directory(self, trainer: Trainer) -> Path:
-        return Path(self.directory) if self.directory else Path(trainer.default_root_dir) / "records"
+        return Path(trainer.default_root_dir) / "records"
 
     def _predictions(self, trainer: Trainer) -> Path:
         return self._directory(trainer).with_name("predictions")

@@ -13,17 +13,13 @@ from capo_lit.training.callbacks.lm_eval import LMEvalCallback
 
 
 class ResultsCallback(Callback):
-    """Writes one JSON file per evaluation: metrics and manifest; `capo validate` and `capo test` also print them.
-
-    Args:
-        directory: where the files go; `results` under trainer.default_root_dir by default.
+    """Writes one JSON file per evaluation to `results` under trainer.default_root_dir: metrics and manifest.
 
     Attributes:
         show: print them too; `capo validate` and `capo test` set it.
     """
 
-    def __init__(self, directory: str | None = None) -> None:
-        self.directory = directory
+    def __init__(self) -> None:
         self.show = False
 
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
@@ -44,8 +40,7 @@ class ResultsCallback(Callback):
         asked = [item for item in trainer.callbacks if isinstance(item, LMEvalCallback) and item.tasks]  # type: ignore[attr-defined]
         if asked and any(name.startswith("val/lm_eval/") for name in values):
             manifest = replace(manifest, lm_eval=asked[0].describe())
-        root = Path(self.directory) if self.directory else Path(trainer.default_root_dir) / "results"
-        path: Path | None = root / f"{stage}-step={manifest.policy_version}.json"
+        path: Path | None = Path(trainer.default_root_dir) / "results" / f"{stage}-step={manifest.policy_version}.json"
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             path = None  # a dry run leaves nothing behind
         else:

@@ -26,14 +26,13 @@ class RolloutCallback(LedgerCallback):
 
     Args:
         engine: what generates; it must be able to take the policy's weights.
-        verifier: what says by rule whether an answer is right.
         group_size: g, rollouts per prompt.
         sampling: how training rollouts are drawn.
         eval_samples: k, samples per problem in validation and test, for avg@k and pass@k.
-        eval_sampling: how they are drawn; each problem is also answered once at temperature 0.
-        max_probe_gap: largest mean |engine - trainer| logprob tolerated after the first weight push; null takes 1e-3
-            where both compute in fp32 and 0.15 elsewhere.
+        eval_sampling: how they are drawn; null draws them as in training. Each problem is also answered once at
+            temperature 0.
         seed: of the run.
+        verifier: what says by rule whether an answer is right; null takes one with its defaults.
         outcomes: what says whether a training rollout is right in the verifier's place, such as a GenORM; null takes
             the verifier. Evaluations always take the verifier, so that what they report stays an accuracy by rule.
         style: how a response is cut into steps: paragraph, line or tags.
@@ -42,13 +41,12 @@ class RolloutCallback(LedgerCallback):
     def __init__(  # noqa: PLR0913  (every one is a setting of its own in a config)
         self,
         engine: Engine,
-        verifier: Verifier,
         group_size: int = 8,
         sampling: Sampling = Sampling(),
         eval_samples: int = 8,
-        eval_sampling: Sampling = Sampling(),
-        max_probe_gap: float | None = None,
+        eval_sampling: Sampling | None = None,
         seed: int = 0,
+        verifier: Verifier | None = None,
         outcomes: OutcomeSource | None = None,
         style: Style = "paragraph",
     ) -> None:
@@ -63,10 +61,10 @@ class RolloutCallback(LedgerCallback):
                 f"group_size {group_size}", "at least 2 rollouts per prompt", change="--rollout.group_size"
             )
         super().__init__()
-        self.sampler = Sampler(engine, style, max_probe_gap, seed)
-        self.verifier, self.outcomes = verifier, outcomes
+        self.sampler = Sampler(engine, style, seed)
+        self.verifier, self.outcomes = verifier or Verifier(), outcomes
         self.group_size, self.sampling = group_size, sampling
-        self.eval_samples, self.eval_sampling = eval_samples, eval_sampling
+        self.eval_samples, self.eval_sampling = eval_samples, eval_sampling or sampling
         self._sync_s = 0.0
         self._votes = Growth()
 
