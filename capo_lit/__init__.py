@@ -54,10 +54,8 @@ if TYPE_CHECKING:
     from capo_lit.training.callbacks.record import RecordCallback as RecordCallback
     from capo_lit.training.callbacks.rollout import RolloutCallback as RolloutCallback
     from capo_lit.training.capo import CapoModule as CapoModule
-    from capo_lit.training.ppo import PPOModule as PPOModule
     from capo_lit.training.settings import LossConfig as LossConfig
     from capo_lit.training.settings import OptimConfig as OptimConfig
-    from capo_lit.training.settings import PPOConfig as PPOConfig
     from capo_lit.training.settings import UpdateConfig as UpdateConfig
     from capo_lit.training.sft import SFTModule as SFTModule
     from capo_lit.verifier.outcomes import NoisyOutcomes as NoisyOutcomes
@@ -114,13 +112,11 @@ _HOMES = {
     "NoisyOutcomes": "capo_lit.verifier.outcomes",
     "OutcomeSource": "capo_lit.verifier.outcomes",
     "RuleOutcomes": "capo_lit.verifier.outcomes",
-    "PPOModule": "capo_lit.training.ppo",
     "read_records": "capo_lit.records.schema",
     "Sampling": "capo_lit.batch.sampling",
     "CreditConfig": "capo_lit.batch.credit",
     "LossConfig": "capo_lit.training.settings",
     "OptimConfig": "capo_lit.training.settings",
-    "PPOConfig": "capo_lit.training.settings",
     "UpdateConfig": "capo_lit.training.settings",
     "SFTModule": "capo_lit.training.sft",
     "Verifier": "capo_lit.verifier.pool",

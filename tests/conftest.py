@@ -22,6 +22,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the capo command does
 CORE = Path(__file__).resolve().parents[1] / "capo_lit" / "core"
 PLAIN = ("__init__", "errors", "lazy", "seeding")
 MATHS = [f"capo_lit.core.{path.stem}" for path in CORE.glob("*.py") if path.stem not in PLAIN]
+MATHS.append("examples.ppo.gae")
 jaxtyping.install_import_hook(MATHS, "beartype.beartype")
 
 # Derandomized: a run on another day tries the same cases, and a failure is never a surprise of the day.

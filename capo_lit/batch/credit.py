@@ -54,7 +54,7 @@ def token_table(batch: StepBatch, w_process: float) -> TokenTable:
     generated = pad_rows([[1] * len(rollout.completion.ids) for rollout in rollouts], 0, torch.bool)
     # Every dtype is said: under bf16-true Lightning makes bfloat16 the default, which is too coarse for rewards.
     outcome = torch.tensor([rollout.outcome_or_nan for rollout in rollouts], dtype=torch.float32)
-    rewards, credit, logprobs, entropy, values, returns = torch.zeros((6, *generated.shape), dtype=torch.float32)
+    rewards, credit, logprobs, entropy = torch.zeros((4, *generated.shape), dtype=torch.float32)
     return TokenTable(
         rollouts=rollouts,
         mask=generated & ~outcome.isnan()[:, None],
@@ -66,8 +66,6 @@ def token_table(batch: StepBatch, w_process: float) -> TokenTable:
         advantages=credit,
         logprobs=logprobs,
         entropy=entropy,
-        values=values,
-        returns=returns,
         temperature=batch.sampling.temperature if batch.sampling else 1.0,
         max_tokens=batch.sampling.max_tokens if batch.sampling else None,
     )

@@ -5,7 +5,7 @@ Text and ids stay ragged tuples; step.py holds their carrier.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 
@@ -175,8 +175,6 @@ class TokenTable:
         advantages: (n, t) float32; 0 outside the mask.
         logprobs: (n, t) float32, the trainer's before the update.
         entropy: (n, t) float32, of the policy before the update, nats.
-        values: (n, t) float32, before the update; stays 0 without a value model (PPO's).
-        returns: (n, t) float32, what the values should have been; 0 outside the mask, and likewise.
         temperature: that the rollouts were sampled at.
         max_tokens: longest response that could have been sampled, or None if not known.
     """
@@ -191,8 +189,6 @@ class TokenTable:
     advantages: torch.Tensor
     logprobs: torch.Tensor
     entropy: torch.Tensor
-    values: torch.Tensor
-    returns: torch.Tensor
     temperature: float = 1.0
     max_tokens: int | None = None
 
@@ -216,7 +212,7 @@ class TokenTable:
         """(n,) int64; which prompt of the batch every row answers."""
         return torch.tensor([rollout.group for rollout in self.rollouts])
 
-    def take(self, rows: Sequence[int], device: torch.device) -> "TokenTable":
+    def take(self, rows: Sequence[int], device: torch.device) -> Self:
         """Some rows as a table of their own on a device, as wide as the longest response among them."""
         rows, rollouts = list(rows), tuple(self.rollouts[row] for row in rows)
         width = max(len(rollout.completion.ids) for rollout in rollouts)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from capo_lit.core.errors import ConfigError, check_settings
+from capo_lit.core.errors import ConfigError
 from capo_lit.core.loss import Aggregation
 
 Schedule = Literal["constant", "linear", "cosine"]
@@ -46,39 +46,6 @@ class LossConfig:
     aggregation: Aggregation = "token"
     kl_coef: float = 0.0
     importance_cap: float | None = 2.0
-
-
-@dataclass
-class PPOConfig:
-    """The value function of PPO, and the advantages that it gives.
-
-    Args:
-        gamma: discount per token, in [0, 1].
-        lam: GAE's lambda, in [0, 1]; 1 gives returns minus values, less leans on the values to cut the variance.
-        value_lr: peak learning rate of the value model; warm-up, schedule and gradient clipping are as in optim.
-        value_clip: how far the updates of one batch may move a value; null sets no limit.
-        whiten: shift and scale advantages to mean 0 and deviation 1 over the batch.
-    """
-
-    gamma: float = 1.0
-    lam: float = 1.0
-    value_lr: float = 1e-5
-    value_clip: float | None = 0.2
-    whiten: bool = True
-
-    def __post_init__(self) -> None:
-        checks = (
-            (0 <= self.gamma <= 1, f"gamma {self.gamma}", "a number in [0, 1]", "--model.ppo.gamma"),
-            (0 <= self.lam <= 1, f"lam {self.lam}", "a number in [0, 1]", "--model.ppo.lam"),
-            (self.value_lr > 0, f"value_lr {self.value_lr}", "a number > 0", "--model.ppo.value_lr"),
-            (
-                self.value_clip is None or self.value_clip > 0,
-                f"value_clip {self.value_clip}",
-                "a number > 0, or null",
-                "--model.ppo.value_clip",
-            ),
-        )
-        check_settings(checks, "PPOConfig")
 
 
 @dataclass

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from capo_lit.core.gae import gae, value_loss, whiten
 from capo_lit.core.loss import loss_normalizer
+from examples.ppo.gae import gae, value_loss, whiten
 from tests.parity import verl_reference as verl
 from tests.parity.agreement import assert_agree
 from tests.parity.fixed import NAN

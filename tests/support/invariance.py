@@ -11,12 +11,11 @@ from capo_lit.batch.sampling import Sampling
 from capo_lit.batch.step import StepBatch
 from capo_lit.core.votes import Verdict
 from capo_lit.training.capo import CapoModule
-from capo_lit.training.ppo import PPOModule
 from capo_lit.training.settings import LossConfig, OptimConfig, UpdateConfig
 from tests.support.builders import make_completion
 from tests.support.loaders import Loader
 
-HOWS = ("token", "sequence", "dr_grpo", "ppo")  # three aggregations of CAPO's loss, and PPO
+HOWS = ("token", "sequence", "dr_grpo")  # aggregations of CAPO's loss
 TOLERANCE = 1e-6  # of the whole gradient's norm
 WHOLE = 10**6  # a micro-batch budget that every batch here fits into
 
@@ -104,16 +103,11 @@ class WatchedCapo(Watch, CapoModule):
     """CAPO."""
 
 
-class WatchedPPO(Watch, PPOModule):
-    """PPO with values, whose advantages are whitened over all tokens of all processes."""
-
-
 def build(policy: str, how: str, budget: int) -> Watch:
     """A module with every term of the loss: one of HOWS."""
-    kind, aggregation = (WatchedPPO, "token") if how == "ppo" else (WatchedCapo, how)
-    loss = LossConfig(aggregation=aggregation, kl_coef=0.3, importance_cap=2.0, clip_low=0.05, clip_high=0.05)
+    loss = LossConfig(aggregation=how, kl_coef=0.3, importance_cap=2.0, clip_low=0.05, clip_high=0.05)
     update = UpdateConfig(epochs=2, tokens_per_microbatch=budget)
-    module = kind(policy, OptimConfig(lr=1e-3, grad_clip=0.1), loss=loss, update=update)
+    module = WatchedCapo(policy, OptimConfig(lr=1e-3, grad_clip=0.1), loss=loss, update=update)
     module.watch()
     return module
 

@@ -3,8 +3,8 @@
 from lightning.pytorch import Trainer
 
 from capo_lit.batch.credit import CreditConfig
-from capo_lit.training.ppo import PPOModule
-from capo_lit.training.settings import LossConfig, OptimConfig, PPOConfig
+from capo_lit.training.settings import LossConfig, OptimConfig
+from examples.ppo.module import PPOConfig, PPOModule
 from tests.training.test_module import make_batch, train
 
 PLAIN = CreditConfig(w_process=0.0)

@@ -1,6 +1,6 @@
 """PPOModule: PPO with a value function and generalized advantages, the credit assignment that CAPO argues against."""
 
-from dataclasses import replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,13 +9,60 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from capo_lit.batch.credit import CreditConfig, token_table
 from capo_lit.batch.facts import TokenTable
 from capo_lit.batch.step import StepBatch
-from capo_lit.core.gae import explained_variance, gae, timed_rewards, value_loss, whiten
+from capo_lit.core.errors import check_settings
 from capo_lit.core.loss import Sums
 from capo_lit.core.microbatches import plan_microbatches
 from capo_lit.evaluation.reduction import Mean, Parts
 from capo_lit.training.capo import CapoModule
-from capo_lit.training.settings import LossConfig, OptimConfig, PPOConfig, UpdateConfig
-from capo_lit.training.value import ValueModel
+from capo_lit.training.settings import LossConfig, OptimConfig, UpdateConfig
+from examples.ppo.gae import explained_variance, gae, timed_rewards, value_loss, whiten
+from examples.ppo.value import ValueModel
+
+
+@dataclass
+class PPOConfig:
+    """The value function of PPO, and the advantages that it gives.
+
+    Args:
+        gamma: discount per token, in [0, 1].
+        lam: GAE's lambda, in [0, 1]; 1 gives returns minus values, less leans on the values to cut the variance.
+        value_lr: peak learning rate of the value model; warm-up, schedule and gradient clipping are as in optim.
+        value_clip: how far the updates of one batch may move a value; null sets no limit.
+        whiten: shift and scale advantages to mean 0 and deviation 1 over the batch.
+    """
+
+    gamma: float = 1.0
+    lam: float = 1.0
+    value_lr: float = 1e-5
+    value_clip: float | None = 0.2
+    whiten: bool = True
+
+    def __post_init__(self) -> None:
+        checks = (
+            (0 <= self.gamma <= 1, f"gamma {self.gamma}", "a number in [0, 1]", "--model.ppo.gamma"),
+            (0 <= self.lam <= 1, f"lam {self.lam}", "a number in [0, 1]", "--model.ppo.lam"),
+            (self.value_lr > 0, f"value_lr {self.value_lr}", "a number > 0", "--model.ppo.value_lr"),
+            (
+                self.value_clip is None or self.value_clip > 0,
+                f"value_clip {self.value_clip}",
+                "a number > 0, or null",
+                "--model.ppo.value_clip",
+            ),
+        )
+        check_settings(checks, "PPOConfig")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValueTable(TokenTable):
+    """The table of a batch with its values.
+
+    Attributes:
+        values: (n, t) float32, before the update; anything outside the mask.
+        returns: (n, t) float32, what the values should have been; 0 outside the mask.
+    """
+
+    values: torch.Tensor
+    returns: torch.Tensor
 
 
 class PPOModule(CapoModule):
@@ -28,7 +75,7 @@ class PPOModule(CapoModule):
     Args:
         policy: directory or hub id of a Hugging Face causal LM; the value model starts from its backbone.
         optim: optimizer and schedule.
-        credit: w_whole, w_process and max_abs_advantage; GAE takes the place of estimator and std_floor.
+        credit: w_whole and w_process; GAE takes the place of estimator and std_floor.
         loss: the clipped loss of the policy; its aggregation is also that of the values' loss.
         update: micro-batches, minibatches and memory.
         ppo: values and advantages.
@@ -42,7 +89,7 @@ class PPOModule(CapoModule):
         credit: CreditConfig = CreditConfig(),
         loss: LossConfig = LossConfig(),
         update: UpdateConfig = UpdateConfig(),
-        ppo: PPOConfig = PPOConfig(),
+        ppo: PPOConfig = PPOConfig(),  # noqa: B008  (never changed after parsing)
         seed: int = 0,
     ) -> None:
         super().__init__(policy, optim, credit, loss, update, seed)
@@ -65,7 +112,7 @@ class PPOModule(CapoModule):
         self.clip_gradient(self.value)
         return super().apply_gradient(optimizer)
 
-    def assign_credit(self, batch: StepBatch) -> TokenTable:
+    def assign_credit(self, batch: StepBatch) -> ValueTable:
         """Rewards in time, values before the update, and the advantages that GAE makes of them."""
         w_process = self.credit.w_process
         table = token_table(batch, w_process)
@@ -76,9 +123,8 @@ class PPOModule(CapoModule):
         advantages, returns = gae(rewards, values, table.mask, self.ppo.gamma, self.ppo.lam)
         if self.ppo.whiten:
             advantages = whiten(advantages, table.mask, self._total)
-        cap = self.credit.max_abs_advantage
-        advantages = advantages if cap is None else advantages.clamp(-cap, cap)
-        return replace(table, token_rewards=rewards, advantages=advantages, values=values, returns=returns)
+        filled = vars(table) | {"token_rewards": rewards, "advantages": advantages}
+        return ValueTable(**filled, values=values, returns=returns)
 
     def credit_metrics(self, table: TokenTable) -> Parts:
         """The reward/ and value/ families."""

@@ -8,8 +8,8 @@ import torch
 from lightning.pytorch import Trainer
 
 from capo_lit.batch.credit import CreditConfig
-from capo_lit.training.ppo import PPOModule
-from capo_lit.training.settings import OptimConfig, PPOConfig, UpdateConfig
+from capo_lit.training.settings import OptimConfig, UpdateConfig
+from examples.ppo.module import PPOConfig, PPOModule
 from tests.support.builders import tiny_llama
 from tests.support.invariance import TOLERANCE, distance, make_batch, make_groups
 from tests.support.loaders import Loader

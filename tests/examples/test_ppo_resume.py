@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.nightly]
 # Wrong steps as dense rewards, from the noisy judge of `command`; several micro-batches an update.
 PPO = {
     "model": {
-        "class_path": "capo_lit.training.ppo.PPOModule",
+        "class_path": "examples.ppo.PPOModule",
         "init_args": {"ppo": {"lam": 0.95, "value_lr": 1e-3}, "update": {"tokens_per_microbatch": 512}},
     }
 }

@@ -5,10 +5,10 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from capo_lit.core.errors import ConfigError, UpdateError
-from capo_lit.core.gae import gae
 from capo_lit.training.logprobs import response_logprobs
-from capo_lit.training.ppo import PPOModule
-from capo_lit.training.settings import LossConfig, OptimConfig, PPOConfig, UpdateConfig
+from capo_lit.training.settings import LossConfig, OptimConfig, UpdateConfig
+from examples.ppo.gae import gae
+from examples.ppo.module import PPOConfig, PPOModule
 from tests.support.builders import tiny_llama
 from tests.support.ppo_world import PLAIN, Watched, fit, run
 from tests.training.test_module import make_batch, train

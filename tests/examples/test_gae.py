@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from capo_lit.core.gae import explained_variance, gae, timed_rewards, value_loss, whiten
 from capo_lit.core.loss import loss_normalizer
+from examples.ppo.gae import explained_variance, gae, timed_rewards, value_loss, whiten
 
 NAN = float("nan")
 
