@@ -43,8 +43,9 @@ def main(folder: Path) -> dict[str, float]:
     table = assign_credit(batch, CreditConfig(w_whole=2.0, w_process=1.0))  # a reward and an advantage for every token
     new, table.entropy[:] = response_logprobs(policy, table.prompts, table.responses)
     table.logprobs[:] = new.detach()  # one update: its own forward gives the old logprobs
-    correction = {"engine_logprobs": table.engine_logprobs, "importance_cap": 2.0}
-    loss, sums = policy_loss(new, table.logprobs, table.advantages, table.mask, **correction)
+    engine = table.engine_logprobs  # the importance correction divides by them
+    facts = (new, table.logprobs, table.advantages, table.mask)
+    loss, sums = policy_loss(*facts, engine_logprobs=engine, importance_cap=2.0)
     loss.backward()
     torch.optim.AdamW(policy.parameters(), lr=1e-3).step()
 

@@ -21,7 +21,7 @@ from capo_lit.verifier.outcomes import OutcomeSource
 from capo_lit.verifier.pool import Verifier
 from tests.support.config_parser import fit_actions
 
-MOST = 163
+MOST = 158
 # Not Verifier's subclasses: there are none.
 BASES = (PolicyModule, LightningDataModule, Engine, OutcomeSource, StepJudge, PromptSource, LabelledSource, Callback)
 NOT_SETTINGS = ("_HelpAction", "_ActionHelpClassPath", "_ActionPrintConfig", "_ActionConfigLoad", "ActionLink")

@@ -47,6 +47,8 @@ class Engine(ABC):
     slot in the engine.
 
     Attributes:
+        precision: dtype that the weights were asked to have, "auto" for the checkpoint's; "" where that is not the
+            engine's to say (a server's). Unlike `dtype` it is the same before and after the start.
         stands_still: whether its work moves only in `step`; a server's goes on meanwhile.
         takes_schema: whether it can hold a text to a request's schema; an engine that cannot refuses such requests.
         prompt_tokens: of all finished requests, where the engine counts them.
@@ -56,6 +58,7 @@ class Engine(ABC):
             server's) counts every one.
     """
 
+    precision: str = ""
     stands_still: bool = False
     takes_schema: bool = False
     prompt_tokens: int = 0

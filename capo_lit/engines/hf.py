@@ -12,10 +12,8 @@ from capo_lit.batch.sampling import Sampling
 from capo_lit.batch.step import pad_rows
 from capo_lit.core.errors import ConfigError, EngineError
 from capo_lit.engines.base import Request
-from capo_lit.engines.draw import draw
-from capo_lit.engines.local import Generated
+from capo_lit.engines.local import Generated, ParameterNames
 from capo_lit.engines.scores import Pair, Score, ScoresPrompts, hf_scores
-from capo_lit.engines.weights import ParameterNames
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -75,6 +73,7 @@ class HFEngine(ScoresPrompts):
         if isinstance(model, str):
             self.model = model
         self._module: Any = None if isinstance(model, str) else model
+        self.precision = dtype if isinstance(model, str) else ""
         self._dtype, self._max_batch, self._max_model_len = dtype, max_batch, max_model_len
         self._queue: deque[_Row] = deque()
         self._waves: list[_Wave] = []
@@ -186,7 +185,7 @@ class HFEngine(ScoresPrompts):
     def _decode(self, wave: _Wave) -> list[Generated]:
         """Add one token to every row of a wave, and take out the rows that are finished."""
         uniforms = torch.cat([torch.rand(1, generator=row.generator, dtype=torch.float64) for row in wave.rows])
-        ids, logprobs = draw(self._forward(wave), [row.sampling for row in wave.rows], uniforms)
+        ids, logprobs = sample_tokens(self._forward(wave), [row.sampling for row in wave.rows], uniforms)
         finished, running = [], []
         for place, (row, index, logprob) in enumerate(zip(wave.rows, ids.tolist(), logprobs.tolist(), strict=True)):
             row.ids.append(index)
@@ -243,3 +242,49 @@ def _keep(wave: _Wave, places: Sequence[int]) -> None:
     wave.tokens, wave.mask = wave.tokens[index], wave.mask[index]
     if wave.cache is not None and places:
         wave.cache.batch_select_indices(index)
+
+
+def sample_tokens(
+    logits: torch.Tensor, samplings: Sequence[Sampling], uniforms: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Draw one token per row by inverting the cumulative distribution: the first id with cdf(id) > u.
+
+    Args:
+        logits: (n, V) float32.
+        samplings: n ways of drawing; temperature 0 takes the likeliest token.
+        uniforms: (n,) float64 in [0, 1).
+
+    Returns:
+        ids: (n,) int64.
+        logprobs: (n,) float32, under the tempered and truncated distribution (temperature 0: log_softmax(logits)).
+    """
+    # Greedy rows are neither tempered nor truncated: their logprobs would all be 0.
+    greedy = torch.tensor([sampling.temperature == 0 for sampling in samplings])
+    temperature = torch.tensor([sampling.temperature or 1.0 for sampling in samplings])
+    scaled = logits / temperature[:, None]
+    if any(sampling.truncates and sampling.temperature for sampling in samplings):
+        top_k = torch.tensor([(s.temperature and s.top_k) or logits.shape[1] for s in samplings], dtype=torch.long)
+        top_p = torch.tensor([s.top_p if s.temperature else 1.0 for s in samplings])
+        scaled = truncate(scaled, top_k, top_p)
+    logprobs = torch.log_softmax(scaled, dim=-1)
+    cdf = logprobs.double().exp().cumsum(dim=-1)
+    drawn = torch.searchsorted(cdf, (uniforms * cdf[:, -1])[:, None], right=True)[:, 0].clamp(max=logits.shape[1] - 1)
+    ids = torch.where(greedy, logits.argmax(dim=-1), drawn)
+    return ids, logprobs.gather(1, ids[:, None])[:, 0]
+
+
+def truncate(logits: torch.Tensor, top_k: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
+    """Set to -inf what is not among the k likeliest, then what is outside the smallest set of mass >= p.
+
+    Args:
+        logits: (n, V) float32, tempered.
+        top_k: (n,) int64 >= 1.
+        top_p: (n,) float in (0, 1]; 1 keeps every token.
+    """
+    ordered, order = logits.sort(dim=-1, descending=True, stable=True)
+    rank = torch.arange(logits.shape[1])
+    ordered = ordered.masked_fill(rank >= top_k[:, None], -torch.inf)
+    mass = ordered.double().softmax(dim=-1)
+    # A token stays while the likelier ones have not reached p; the likeliest always stays.
+    outside = (mass.cumsum(dim=-1) - mass >= top_p[:, None]) & (rank > 0) & (top_p[:, None] < 1)
+    return torch.full_like(logits, -torch.inf).scatter(1, order, ordered.masked_fill(outside, -torch.inf))

@@ -15,7 +15,6 @@ from capo_lit.core.errors import CapoError, EngineError
 from capo_lit.engines.base import Engine, Request, SyncsWeights
 from capo_lit.engines.chat import prompt_ids
 from capo_lit.engines.pieces import decode_pieces
-from capo_lit.engines.weights import Census, ParameterNames
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -36,6 +35,52 @@ class _Flight:
     future: "Future[Completion]"
     prompt_tokens: int
     since: float
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterNames:
+    """The names a push of weights must bring, and those it may bring besides (tied weights, buffers)."""
+
+    required: frozenset[str]
+    optional: frozenset[str]
+
+    @classmethod
+    def of(cls, model: torch.nn.Module) -> "ParameterNames":
+        """The names of a Hugging Face model."""
+        required = frozenset(name for name, _ in model.named_parameters())
+        return cls(required, frozenset(model.state_dict()) - required)
+
+
+class PushedWeights:
+    """Counts what a push brings.
+
+    Args:
+        names: what it should bring.
+    """
+
+    def __init__(self, names: ParameterNames) -> None:
+        self._names = names
+        self._seen: set[str] = set()
+        self._strange: list[str] = []
+
+    def known(self, named_tensors: Iterable[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor]]:
+        """Pass on the tensors that the model has, detached."""
+        for name, tensor in named_tensors:
+            if name in self._names.required:
+                self._seen.add(name)
+                yield name, tensor.detach()
+            elif name not in self._names.optional:
+                self._strange.append(name)
+
+    def check(self, where: str) -> None:
+        """Raise EngineError if a parameter did not come, or one came that the model does not have."""
+        missing = sorted(self._names.required - self._seen)
+        if missing or self._strange:
+            raise EngineError(
+                f"{len(missing)} parameters missing {missing[:3]} and {len(self._strange)} unknown {self._strange[:3]}",
+                "the names of the Hugging Face model's named_parameters()",
+                where,
+            )
 
 
 class LocalEngine(Engine, SyncsWeights):
@@ -159,10 +204,10 @@ class LocalEngine(Engine, SyncsWeights):
                 self._name,
                 "push the weights again",
             )
-            census = Census(self._parameter_names())
+            pushed = PushedWeights(self._parameter_names())
             with torch.inference_mode(False):
-                self._replace(census.known(named_tensors))
-            census.check(f"{self._name}, version {version}")
+                self._replace(pushed.known(named_tensors))
+            pushed.check(f"{self._name}, version {version}")
             self._fault, self._version = None, version
 
     def _start_once(self) -> None:

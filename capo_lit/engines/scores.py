@@ -8,8 +8,8 @@ import torch
 
 from capo_lit.batch.step import pad_rows
 from capo_lit.core.errors import EngineError
-from capo_lit.engines.fence import random_fence
 from capo_lit.engines.local import LocalEngine
+from capo_lit.engines.vllm_process import random_state_kept
 
 if TYPE_CHECKING:
     from vllm import LLM
@@ -73,7 +73,7 @@ class ScoresPrompts(LocalEngine):
                     got = f"a context of {len(context)} and a continuation of {len(continuation)} tokens"
                     raise EngineError(got, f"at least one each, and at most {limit} together", self._name)
             try:
-                with random_fence():
+                with random_state_kept():
                     return self._score(pairs)
             finally:
                 self._idle()

@@ -10,15 +10,13 @@ from capo_lit.batch.facts import FinishReason
 from capo_lit.core.errors import EngineError, check_settings
 from capo_lit.engines import vllm_process
 from capo_lit.engines.base import Request
-from capo_lit.engines.fence import process_fence, random_fence
-from capo_lit.engines.local import Generated
+from capo_lit.engines.local import Generated, ParameterNames
 from capo_lit.engines.scores import Pair, Score, ScoresPrompts, vllm_scores
-from capo_lit.engines.vllm_params import sampling_params
-from capo_lit.engines.weights import ParameterNames
+from capo_lit.engines.vllm_process import process_kept, random_state_kept
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-    from vllm import LLM
+    from vllm import LLM, SamplingParams
 
 # Smaller blocks share more of a prompt between its rollouts; vLLM's default of 128 on CPU shares nothing below 128.
 _CPU_BLOCK = 32
@@ -63,7 +61,7 @@ class VLLMEngine(ScoresPrompts):
             (0 < gpu_memory_utilization <= 1, f"{gpu_memory_utilization}", "in (0, 1]", "gpu_memory_utilization"),
         )
         check_settings(checks, self._name)
-        self.model = model
+        self.model, self.precision = model, dtype
         self._arguments: dict[str, Any] = {
             "model": model,
             "dtype": dtype,
@@ -117,7 +115,7 @@ class VLLMEngine(ScoresPrompts):
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         for name, value in (("VLLM_NO_USAGE_STATS", "1"), ("DO_NOT_TRACK", "1"), ("VLLM_LOGGING_LEVEL", "ERROR")):
             os.environ.setdefault(name, value)
-        with process_fence():
+        with process_kept():
             try:
                 from vllm import LLM
                 from vllm.platforms import current_platform
@@ -163,7 +161,7 @@ class VLLMEngine(ScoresPrompts):
         self._wake()
         engine, prompt = self._running.llm_engine, TokensPrompt(prompt_token_ids=list(ids))
         try:
-            with random_fence():
+            with random_state_kept():
                 params = sampling_params(request)
                 self._internal[request.request_id] = engine.add_request(request.request_id, prompt, params)
         except (VLLMError, ValueError, TypeError) as error:
@@ -181,7 +179,8 @@ class VLLMEngine(ScoresPrompts):
 
     def _written(self, request_id: str) -> int:
         states = self._running.llm_engine.output_processor.request_states
-        return int(states[self._internal[request_id]].detokenizer.num_output_tokens())
+        detokenizer: Any = states[self._internal[request_id]].detokenizer
+        return int(detokenizer.num_output_tokens())
 
     def _abort(self, request_ids: list[str]) -> None:
         internal = [self._internal.pop(request_id) for request_id in request_ids]
@@ -189,7 +188,7 @@ class VLLMEngine(ScoresPrompts):
             self._llm.llm_engine.abort_request(internal, internal=True)
 
     def _advance(self) -> Iterable[Generated | tuple[str, EngineError]]:
-        with random_fence():
+        with random_state_kept():
             outputs = self._running.llm_engine.step()
         return [self._collect(output) for output in outputs if output.finished]
 
@@ -220,7 +219,7 @@ class VLLMEngine(ScoresPrompts):
             from transformers import AutoModelForCausalLM
 
             config = self._running.llm_engine.model_config.hf_config
-            with random_fence(), torch.device("meta"):
+            with random_state_kept(), torch.device("meta"):
                 self._names = ParameterNames.of(AutoModelForCausalLM.from_config(config))
         return self._names
 
@@ -229,9 +228,38 @@ class VLLMEngine(ScoresPrompts):
         llm, dtype = self._running, self.dtype
         # Cast here: vLLM would, with one warning per tensor.
         cast = ((name, tensor.to(dtype) if tensor.is_floating_point() else tensor) for name, tensor in named_tensors)
-        with random_fence():
+        with random_state_kept():
             llm.collective_rpc("reload_weights", kwargs={"weights_iterator": cast})
             if self._cpu:
                 llm.apply_model(vllm_process.repack)
             if not llm.reset_prefix_cache():
                 raise EngineError("a prefix cache that cannot be reset", "no request in flight", self._name)
+
+
+def sampling_params(request: Request) -> "SamplingParams":
+    """How vLLM is to draw a response.
+
+    Args:
+        request: what is asked; its schema becomes a grammar, whose tokens alone can be drawn.
+
+    Raises:
+        ValueError: if vLLM refuses the values.
+    """
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+
+    sampling = request.sampling
+    return SamplingParams(
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k,
+        max_tokens=sampling.max_tokens,
+        seed=request.seed,
+        stop=list(request.stop),
+        # vLLM needs the text only to look for stop strings; ours comes from the ids.
+        detokenize=bool(request.stop),
+        logprobs=0,
+        flat_logprobs=True,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+        structured_outputs=None if request.schema is None else StructuredOutputsParams(json=dict(request.schema)),
+    )

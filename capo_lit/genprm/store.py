@@ -38,8 +38,8 @@ CREATE TRIGGER IF NOT EXISTS no_delete BEFORE DELETE ON critiques BEGIN SELECT R
 """
 _COLUMNS = "key, judge, prompt, nonce, sampling, seed, reply, finish_reason, prompt_tokens, completion_tokens, seconds"
 _MARKS = ", ".join("?" * len(_COLUMNS.split(", ")))
-# Attributes of engines that are part of every request: fields of a server's requests, strings that end a reply.
-_SHAPING = ("extra", "stop")
+# Attributes of engines that shape every reply: the precision they compute in, fields of a server's requests.
+_SHAPING = ("precision", "extra")
 # Connections that a forked child inherited: closing one there would disturb the parent's, so they are kept.
 _INHERITED: list[sqlite3.Connection] = []
 
@@ -100,7 +100,8 @@ def judge_identity(engine: Engine) -> str:
     """What a judge's replies depend on besides the request: kind of engine, model, and settings that shape every reply.
 
     A model in a local directory is told apart by names, sizes and times of its files, so that one that was trained
-    anew under the same path is another judge.
+    anew under the same path is another judge. So is one in another precision; a model that is quantised says so in its
+    own files, or its name.
 
     Raises:
         ConfigError: if the engine does not name its model, or its weights follow the policy's.

@@ -24,8 +24,7 @@ from capo_lit.evaluation.reduction import Part, check_parts, reduced
 from capo_lit.evaluation.validation import Evaluation
 from capo_lit.training.logprobs import check_head, response_logprobs
 from capo_lit.training.rollouts import Sampler
-from capo_lit.training.schedule import lr_factor
-from capo_lit.training.settings import OptimConfig, UpdateConfig
+from capo_lit.training.settings import OptimConfig, UpdateConfig, lr_factor
 
 _BETAS = (0.9, 0.999)  # of AdamW; the paper gives none
 

@@ -128,6 +128,7 @@ class PPOModule(CapoModule):
 
     def credit_metrics(self, table: TokenTable) -> Parts:
         """The reward/ and value/ families."""
+        table = _with_values(table)
         tokens = float(table.mask.sum())
         return {
             **super().credit_metrics(table),
@@ -154,7 +155,7 @@ class PPOModule(CapoModule):
         self, table: TokenTable, rows: list[int], normalizer: float, on_policy: bool
     ) -> tuple[dict[str, torch.Tensor], Sums]:
         losses, sums = super()._losses(table, rows, normalizer, on_policy)
-        part = table.take(rows, self.device)
+        part = _with_values(table).take(rows, self.device)
         losses["value/loss"] = value_loss(
             self.value(part.prompts, part.responses),
             part.values,
@@ -165,3 +166,10 @@ class PPOModule(CapoModule):
             normalizer=normalizer,
         )
         return losses, sums
+
+
+def _with_values(table: TokenTable) -> ValueTable:
+    """The table that `assign_credit` made, as what it is."""
+    if not isinstance(table, ValueTable):
+        raise TypeError(f"got a {type(table).__name__}; expected the ValueTable of PPOModule.assign_credit")
+    return table

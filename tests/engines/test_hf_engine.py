@@ -10,8 +10,7 @@ from transformers import LlamaForCausalLM
 from capo_lit.batch.sampling import Sampling
 from capo_lit.core.errors import ConfigError, EngineError
 from capo_lit.engines.base import Request, as_completed
-from capo_lit.engines.draw import draw, truncate
-from capo_lit.engines.hf import HFEngine
+from capo_lit.engines.hf import HFEngine, sample_tokens, truncate
 from tests.support.tiny_llama import EOS, LIMIT, build, gap, in_order, logits_of, perturb, requests
 
 
@@ -89,17 +88,17 @@ def test_seeds_decide_and_global_randomness_is_untouched(engine: HFEngine) -> No
 def test_drawing_follows_the_distribution() -> None:
     # p = (0.5, 0.25, 0.25): u in [0, .5) is 0, [.5, .75) is 1, [.75, 1) is 2.
     logits = torch.tensor([[0.5, 0.25, 0.25]]).log().expand(4, 3)
-    ids, logprobs = draw(logits, [Sampling()] * 4, torch.tensor([0.0, 0.49, 0.51, 0.99], dtype=torch.float64))
+    ids, logprobs = sample_tokens(logits, [Sampling()] * 4, torch.tensor([0.0, 0.49, 0.51, 0.99], dtype=torch.float64))
     assert ids.tolist() == [0, 0, 1, 2]
     assert logprobs.exp().tolist() == pytest.approx([0.5, 0.5, 0.25, 0.25])
     # Top 2 of (0.5, 0.3, 0.2) is (0.625, 0.375); with top_p 0.5 the first alone reaches the mass; greedy is not cut.
     logits = torch.tensor([[0.5, 0.3, 0.2]]).log().expand(3, 3)
     ways = [Sampling(top_k=2), Sampling(top_p=0.5), Sampling(temperature=0, top_k=1)]
-    ids, logprobs = draw(logits, ways, torch.tensor([0.99, 0.99, 0.99], dtype=torch.float64))
+    ids, logprobs = sample_tokens(logits, ways, torch.tensor([0.99, 0.99, 0.99], dtype=torch.float64))
     assert ids.tolist() == [1, 0, 0]
     assert logprobs.exp().tolist() == pytest.approx([0.375, 1.0, 0.5])
     # A probability of zero is never drawn, not even by u = 0.
-    ids, _ = draw(torch.tensor([[-torch.inf, 0.0]]), [Sampling()], torch.tensor([0.0], dtype=torch.float64))
+    ids, _ = sample_tokens(torch.tensor([[-torch.inf, 0.0]]), [Sampling()], torch.tensor([0.0], dtype=torch.float64))
     assert ids.tolist() == [1]
 
 

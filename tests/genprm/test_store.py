@@ -10,8 +10,11 @@ import pytest
 from capo_lit.batch.sampling import Sampling
 from capo_lit.core.errors import ConfigError, DataError
 from capo_lit.engines.base import Request
+from capo_lit.engines.hf import HFEngine
+from capo_lit.engines.vllm import VLLMEngine
 from capo_lit.genprm.render import render_messages
 from capo_lit.genprm.store import CritiqueStore, StoredReply, StoreKey, judge_identity
+from tests.support.builders import tiny_llama
 from tests.support.judging import SEED, content, judged, rollout
 from tests.support.scripted_engine import NEVER, Reply, Scripted, ScriptedEngine
 from tests.support.stored import item
@@ -172,6 +175,16 @@ def test_a_model_trained_anew_under_the_same_path_is_another_judge(tmp_path: Pat
     assert judge_identity(engine) == new
     engine.extra = {"chat_template_kwargs": {"enable_thinking": False}}
     assert judge_identity(engine) != new
+    # Nor one that computes in another precision.
+    engine.extra, engine.precision = {}, "bfloat16"
+    assert judge_identity(engine) != new
+
+
+def test_an_engine_has_an_identity_of_its_own_for_every_precision(tmp_path: Path) -> None:
+    tiny_llama(tmp_path)
+    names = [judge_identity(HFEngine(str(tmp_path), dtype=dtype)) for dtype in ("auto", "float32", "bfloat16")]
+    assert len(set(names)) == 3
+    assert judge_identity(VLLMEngine(str(tmp_path), dtype="bfloat16")) != judge_identity(VLLMEngine(str(tmp_path)))
 
 
 def test_judges_that_cannot_be_named_are_refused(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from capo_lit.core.errors import ConfigError
-from capo_lit.training.schedule import lr_factor
+from capo_lit.training.settings import lr_factor
 
 
 def test_warm_up_then_constant():

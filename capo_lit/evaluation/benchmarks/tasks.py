@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from capo_lit.core.errors import ConfigError, DataError
-from capo_lit.engines.fence import random_fence
+from capo_lit.engines.vllm_process import random_state_kept
 
 if TYPE_CHECKING:
     from lm_eval.api.model import LM
@@ -144,7 +144,7 @@ def _seeded() -> Iterator[None]:
     """The global generators as lm-eval's command sets them, and afterwards as they were."""
     import numpy as np
 
-    with random_fence():
+    with random_state_kept():
         random.seed(_PYTHON_SEED)
         np.random.seed(_SEED)
         torch.manual_seed(_SEED)

@@ -104,7 +104,7 @@ class JudgeGateCallback(Callback):
             log.info("judge gate: idle, for the process weight is 0")
             return
         if self.f1 is None:
-            self._score(trainer, pl_module, critique, step=0)
+            self._score(trainer, pl_module, *critique, step=0)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Score the judge again when n steps are over.
@@ -116,7 +116,7 @@ class JudgeGateCallback(Callback):
             return
         critique = _critique(trainer, pl_module)
         if critique is not None and batch.step % self.every_n_steps == 0:
-            self._score(trainer, pl_module, critique, batch.step)
+            self._score(trainer, pl_module, *critique, step=batch.step)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Measure the last score."""
@@ -131,8 +131,7 @@ class JudgeGateCallback(Callback):
         """Take up the score of a checkpoint."""
         self.f1 = state_dict["f1"]
 
-    def _score(self, trainer: Trainer, pl_module: Any, critique: CritiqueCallback, step: int) -> None:
-        judge = critique.judge
+    def _score(self, trainer: Trainer, pl_module: Any, judge: StepJudge, ledger: Ledger, step: int) -> None:
         if getattr(judge, "reference", False):
             bare = [s.uid for s in self._solutions if not (s.reference or s.answer)]
             if bare:
@@ -140,7 +139,7 @@ class JudgeGateCallback(Callback):
                 raise DataError(got, "one of them to show the judge", "JudgeGateCallback", "labelled")
         if pl_module.sampler is not None:
             pl_module.sampler.push(pl_module)  # the judge may be on the policy's own engine
-        f1 = judge_f1(judge, self._solutions, derive_seed(pl_module.seed, "gate", step), critique.ledger)
+        f1 = judge_f1(judge, self._solutions, derive_seed(pl_module.seed, "gate", step), ledger)
         # The same score on every data-parallel rank, whatever its own engine drew: all stop, or none.
         local = torch.tensor(f1, dtype=torch.float64, device=trainer.strategy.root_device)
         self.f1 = float(trainer.strategy.reduce(local, reduce_op="mean"))
@@ -154,7 +153,8 @@ class JudgeGateCallback(Callback):
         log.info("judge gate: F1 %.3f on %d labelled solutions", self.f1, len(self._solutions))
 
 
-def _critique(trainer: Trainer, pl_module: Any) -> CritiqueCallback | None:
-    """The callback whose judge the training steps ask; None if nothing is weighed by it."""
+def _critique(trainer: Trainer, pl_module: Any) -> tuple[StepJudge, Ledger] | None:
+    """The judge that the training steps ask, and its ledger; None if nothing is weighed by it."""
     callbacks = [] if pl_module.credit.w_process == 0 else trainer.callbacks  # type: ignore[attr-defined]
-    return next((c for c in callbacks if isinstance(c, CritiqueCallback) and c.judge is not None), None)
+    found = [c for c in callbacks if isinstance(c, CritiqueCallback)]
+    return next(((c.judge, c.ledger) for c in found if c.judge is not None), None)

@@ -8,7 +8,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from capo_lit.core.errors import ConfigError, check_settings
 from capo_lit.engines.base import Engine
-from capo_lit.engines.fence import random_fence
+from capo_lit.engines.vllm_process import random_state_kept
 from capo_lit.training.rollouts import Sampler
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class LMEvalCallback(Callback):
                 "no RolloutCallback", "one among the Trainer's callbacks, whose engine is used", "lm_eval"
             )
         sampler.push(pl_module)
-        with random_fence():  # imports draw random numbers too
+        with random_state_kept():  # imports draw random numbers too
             values = self._run(sampler.engine, (trainer.global_rank, trainer.world_size))
         pl_module.log_metrics({f"val/lm_eval/{name}": value for name, value in values.items()}, batch_size=1)
 

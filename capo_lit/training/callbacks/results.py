@@ -40,13 +40,12 @@ class ResultsCallback(Callback):
         asked = [item for item in trainer.callbacks if isinstance(item, LMEvalCallback) and item.tasks]  # type: ignore[attr-defined]
         if asked and any(name.startswith("val/lm_eval/") for name in values):
             manifest = replace(manifest, lm_eval=asked[0].describe())
-        path: Path | None = Path(trainer.default_root_dir) / "results" / f"{stage}-step={manifest.policy_version}.json"
-        if trainer.fast_dev_run:  # type: ignore[attr-defined]
-            path = None  # a dry run leaves nothing behind
-        else:
+        path = Path(trainer.default_root_dir) / "results" / f"{stage}-step={manifest.policy_version}.json"
+        dry = bool(trainer.fast_dev_run)  # type: ignore[attr-defined]  # leaves nothing behind
+        if not dry:
             write_result(path, values, manifest)
         if self.show:
-            _show(values, manifest, path)
+            _show(values, manifest, None if dry else path)
 
 
 def _manifest(trainer: Trainer, pl_module: Any, stage: str) -> Manifest:
