@@ -88,7 +88,7 @@ def quickstart(
     """
     root = root or Path("runs") / time.strftime(f"quickstart-{regime}-%Y%m%d-%H%M%S")
     if steps is not None and steps < 1:
-        raise ConfigError(steps, "at least 1", change="--steps")
+        raise ConfigError(f"{steps} steps", "at least 1", change="--steps")
     if root.exists():
         raise ConfigError(f"{root}, which exists", "a new directory", change="--root")
     if not CONFIGS.is_dir():

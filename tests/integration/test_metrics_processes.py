@@ -66,9 +66,9 @@ class Measures(Callback):
         seconds = max(len(rollout.completion.ids) for rollout in rollouts) / 8
         said = [answered(rollout) for rollout in rollouts]
         pl_module.measure({**rollout_metrics(said, seconds), "time/sync_s": seconds, "time/step_s": seconds})
-        pl_module.measure({"critique/gate_f1": Mean(0.5), "critique/process_scale": Mean(0.25)})
+        pl_module.measure({"critique/gate_f1": Mean(0.5)})
         if not self.mute:
-            pl_module.measure({"rollout/alarms": 2.0, **judged(rollouts, seconds)})
+            pl_module.measure(judged(rollouts, seconds))
 
 
 def judged(rollouts: tuple[Rollout, ...], seconds: float) -> Parts:
@@ -208,7 +208,7 @@ def test_a_rank_where_nothing_is_known_judged_or_cut_takes_part_in_every_metric(
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
             asked = tuple(row for row in rows if row.spans)
             seconds = max(len(rollout.completion.ids) for rollout in asked) / 8
-            pl_module.measure({"rollout/alarms": 2.0, **judged(asked, seconds)})
+            pl_module.measure(judged(asked, seconds))
 
     assert_same([rank["mute", how] for rank in ranks], fit(build(policy, how, WHOLE), whole, [OfTheKnown(mute=True)]))
 

@@ -208,11 +208,10 @@ def test_a_checkpoint_waits_until_the_records_before_it_are_on_the_disk(
 def test_a_file_names_the_settings_that_its_credit_was_computed_under(tmp_path: Path) -> None:
     module = Module()
     module.credit = CreditConfig(w_whole=1.5, w_process=0.5, estimator="sequence")  # type: ignore[assignment]
-    module.process_scale = torch.tensor(0.5)  # as a gate left it
     judged = CritiqueCallback(cast(Any, SimpleNamespace(vote="union", k=3)))
     found = record._settings(cast(Any, SimpleNamespace(callbacks=[judged])), module)
     assert found is not None
-    assert (found["w_whole"], found["w_process"], found["estimator"]) == (1.5, 0.25, "sequence")
+    assert (found["w_whole"], found["w_process"], found["estimator"]) == (1.5, 0.5, "sequence")
     assert (found["vote"], found["k"]) == ("union", 3)
     write_atomic(batch_table(make_batch(4), "toy", settings=found), tmp_path / file_name(4))
     assert settings_of(read_records(tmp_path)) == [{"run": "toy", "step": 4, **found}]

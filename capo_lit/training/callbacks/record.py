@@ -134,10 +134,10 @@ def _settings(trainer: Trainer, pl_module: Any) -> dict[str, Any] | None:
     """What the credit of this step was computed under, for a replay that is to give the same; null if it had none."""
     if not hasattr(pl_module, "credit"):
         return None
-    credit, scale = asdict(pl_module.credit), float(getattr(pl_module, "process_scale", 1.0))
+    credit = asdict(pl_module.credit)
     if hasattr(pl_module, "ppo"):  # its advantages are a value model's, which no replay has
         credit["estimator"] = None
     judges = [one.judge for one in trainer.callbacks if isinstance(one, CritiqueCallback)]  # type: ignore[attr-defined]
     judge = judges[0] if judges else None
     votes = {"vote": getattr(judge, "vote", None), "k": getattr(judge, "k", None)}
-    return {**credit, "w_process": credit["w_process"] * scale, **votes}
+    return {**credit, **votes}
