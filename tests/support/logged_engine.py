@@ -21,7 +21,7 @@ class LoggedEngine(ScriptedEngine):
         sleep: unused; a setting that does not change what is said.
     """
 
-    def __init__(self, log: str, down: bool = False, sleep: bool = False) -> None:
+    def __init__(self, log: str, down: bool = False, max_batch: int = 8) -> None:
         super().__init__(self._reply)
         self.log, self.down = Path(log), down
 
