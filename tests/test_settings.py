@@ -21,7 +21,9 @@ from capo_lit.verifier.outcomes import OutcomeSource
 from capo_lit.verifier.pool import Verifier
 from tests.support.config_parser import fit_actions
 
-MOST = 149
+MOST = 134
+# What Lightning's CLI has by itself.
+LIGHTNINGS = ("trainer", "config", "weights_only", "seed_everything", "model", "data", "ckpt_path")
 # Not Verifier's subclasses: there are none.
 BASES = (PolicyModule, LightningDataModule, Engine, OutcomeSource, StepJudge, PromptSource, LabelledSource, Callback)
 NOT_SETTINGS = ("_HelpAction", "_ActionHelpClassPath", "_ActionPrintConfig", "_ActionConfigLoad", "ActionLink")
@@ -34,7 +36,8 @@ def block_settings() -> dict[str, list[str]]:
     blocks: dict[str, list[str]] = {}
     for action in fit_actions():
         block, _, rest = action.dest.partition(".")
-        if type(action).__name__ not in NOT_SETTINGS and block not in ("trainer", "config", "weights_only"):
+        # A field of a dataclass is counted with the classes.
+        if type(action).__name__ not in NOT_SETTINGS and block not in LIGHTNINGS and "." not in rest:
             blocks.setdefault(block if rest else "capo fit", []).append(rest or block)
     return blocks
 
@@ -63,20 +66,29 @@ def chosen_classes() -> list[type]:
 
 
 def class_settings() -> dict[str, list[str]]:
-    """The parameters of those classes; one whose type is a dataclass is its fields, which are counted once."""
+    """The parameters of those classes, each counted once: with the first base that has it, or with its dataclass."""
     table: dict[str, list[str]] = {}
     for cls in chosen_classes():
         linked = {name for base, names in LINKED.items() if issubclass(cls, base) for name in names}
-        if not cls.__init__.__module__.startswith("capo_lit."):  # Lightning's, or none
-            continue
-        own = table.setdefault(cls.__name__, [])
-        for name, parameter in inspect.signature(cls).parameters.items():
-            kind = parameter.annotation
+        makers = [owner for owner in cls.__mro__ if "__init__" in vars(owner)]
+        table.setdefault(cls.__name__, [])
+        for name, kind in parameters(makers).items():
             if is_dataclass(kind):
                 table[kind.__name__] = [field.name for field in fields(kind)]
             elif name not in linked:
-                own.append(name)
+                owner = [maker for maker in makers if name in inspect.signature(maker.__init__).parameters][-1]
+                table.setdefault(owner.__name__, [])
+                table[owner.__name__] += [name] if name not in table[owner.__name__] else []
     return table
+
+
+def parameters(makers: list[type]) -> dict[str, object]:
+    """Names and types of what a constructor takes; one that hands on whatever it gets takes its base's too."""
+    if not makers[0].__module__.startswith("capo_lit."):  # Lightning's, or none
+        return {}
+    taken = list(inspect.signature(makers[0].__init__).parameters.values())[1:]
+    named = {one.name: one.annotation for one in taken if one.kind is one.POSITIONAL_OR_KEYWORD}
+    return named if len(named) == len(taken) else parameters(makers[1:]) | named
 
 
 def settings() -> dict[str, list[str]]:
