@@ -60,7 +60,6 @@ if TYPE_CHECKING:
     from capo_lit.training.sft import SFTModule as SFTModule
     from capo_lit.verifier.outcomes import NoisyOutcomes as NoisyOutcomes
     from capo_lit.verifier.outcomes import OutcomeSource as OutcomeSource
-    from capo_lit.verifier.outcomes import RuleOutcomes as RuleOutcomes
     from capo_lit.verifier.pool import Verifier as Verifier
 
 __version__ = "0.1.0"
@@ -111,7 +110,6 @@ _HOMES = {
     "CapoModule": "capo_lit.training.capo",
     "NoisyOutcomes": "capo_lit.verifier.outcomes",
     "OutcomeSource": "capo_lit.verifier.outcomes",
-    "RuleOutcomes": "capo_lit.verifier.outcomes",
     "read_records": "capo_lit.records.schema",
     "Sampling": "capo_lit.batch.sampling",
     "CreditConfig": "capo_lit.batch.credit",

@@ -61,6 +61,7 @@ class CapoCLI(LightningCLI):
             parser.link_arguments("policy", target)
         for target in ("model.init_args.seed", "data.init_args.seed", "rollout.seed", "critique.seed", "lm_eval.seed"):
             parser.link_arguments("seed_everything", target)
+        parser.link_arguments("critique.max_abstain_frac", "rollout.max_abstain_frac")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse a list or a dict. (Lightning's own warns when a list is given beside sys.argv, as `capo` does.)"""

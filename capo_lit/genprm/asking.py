@@ -7,6 +7,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from capo_lit.batch.facts import ABORTED, Completion, Critique, Prompt
 from capo_lit.batch.sampling import Sampling
@@ -14,7 +15,7 @@ from capo_lit.core.errors import ConfigError, EngineError, check_settings
 from capo_lit.core.votes import VoteRule, settled
 from capo_lit.engines.base import Engine, Request
 from capo_lit.engines.policy import PolicyEngine
-from capo_lit.genprm.prompts import Template
+from capo_lit.genprm.prompts import Template, load_template
 from capo_lit.genprm.render import render_messages
 from capo_lit.genprm.store import CritiqueStore, StoredReply, StoreKey, judge_identity
 
@@ -149,14 +150,19 @@ class AsksModel:
     A child says how a reply is read (`_wrong_steps`), and with which seeds a solution is asked about (`_prepare`).
 
     Args:
-        engine: generates the critiques.
-        template: the prompt.
+        engine: generates the critiques; it may be on another machine, and then works while the policy samples. A
+            PolicyEngine is the policy's own engine, or the policy as it was at the start.
+        template: text file of the prompt, or the name of a packaged one that fits `reference`; null takes the
+            packaged one whose verdict is boxed.
         k: critiques per solution.
         sampling: how critiques are drawn.
-        deadline_s: seconds after which critiques that have not come abstain.
+        reference: show the judge the reference solution, or the gold answer of a problem that has none.
+        deadline_s: seconds after a solution has come at which critiques of it that have not come abstain; what an
+            engine in this process stood still while other rollouts were sampled does not count for a GenPRM.
 
     Raises:
-        ConfigError: if the settings contradict each other, or the engine cannot keep the template's schema.
+        ConfigError: if the settings contradict each other, the template cannot be used, or the engine cannot keep its
+            schema.
     """
 
     vote: VoteRule = "majority"
@@ -164,7 +170,15 @@ class AsksModel:
     first_wave: int | None = None
     store: CritiqueStore | None = None
 
-    def __init__(self, engine: Engine, template: Template, k: int, sampling: Sampling, deadline_s: float) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        template: str | Path | None = None,
+        k: int = 4,
+        sampling: Sampling = SAMPLING,
+        reference: bool = False,
+        deadline_s: float = 600.0,
+    ) -> None:
         checks = (
             (k >= 1, f"k {k}", "at least 1 critique", "k"),
             (deadline_s > 0, f"deadline_s {deadline_s}", "a number of seconds > 0", "deadline_s"),
@@ -177,9 +191,13 @@ class AsksModel:
         )
         check_settings(checks, type(self).__name__)
         self.engine: Engine = engine
-        self.template, self.k, self.sampling, self.deadline_s = template, k, sampling, deadline_s
-        self.reference = template.reference  # whether the judge is shown one; the gate then asks its solutions for it
+        self.template, self.k, self.sampling, self.deadline_s = self._load(template, reference), k, sampling, deadline_s
+        self.reference = reference  # the gate then asks its solutions for it
         self._check_schema()
+
+    def _load(self, template: str | Path | None, reference: bool) -> Template:
+        """The template of that name or file."""
+        return load_template(template, reference)
 
     @abstractmethod
     def _wrong_steps(self, reply: str, num_steps: int, quotable: str) -> frozenset[int] | None:

@@ -14,7 +14,6 @@ from capo_lit.engines.base import Engine
 from capo_lit.genprm.asking import SAMPLING, AsksModel, PendingVote
 from capo_lit.genprm.base import StepJudge, critiqued, step_texts
 from capo_lit.genprm.parse import parse_critique
-from capo_lit.genprm.prompts import load_template
 from capo_lit.genprm.store import CritiqueStore
 
 # How long one wait may last before deadlines are looked at again, seconds.
@@ -59,7 +58,7 @@ class GenPRM(AsksModel, StepJudge):
         store: str | Path | None = None,
     ) -> None:
         _check_vote(k, vote, sampling, early_stop, first_wave)
-        super().__init__(engine, load_template(template, reference), k, sampling, deadline_s)
+        super().__init__(engine, template, k, sampling, reference, deadline_s)
         self.vote, self.early_stop, self.first_wave = vote, early_stop, first_wave
         self.store = CritiqueStore(store) if store is not None else None
 

@@ -6,16 +6,15 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 from capo_lit.batch.facts import Critique, Prompt
-from capo_lit.batch.sampling import Sampling
-from capo_lit.core.errors import ConfigError, JudgeError, check_settings
+from capo_lit.core.errors import ConfigError, JudgeError
 from capo_lit.core.seeding import derive_seed
 from capo_lit.core.votes import tally
-from capo_lit.engines.base import Engine
-from capo_lit.genprm.asking import SAMPLING, AsksModel, PendingVote
+from capo_lit.genprm.asking import AsksModel, PendingVote
 from capo_lit.genprm.parse import parse_word
-from capo_lit.genprm.prompts import PACKAGED, load_template
+from capo_lit.genprm.prompts import PACKAGED, Template, load_template
 from capo_lit.verifier.outcomes import OutcomeFuture, OutcomeSource
 from capo_lit.verifier.pool import Outcome
 
@@ -49,47 +48,27 @@ class GenORM(AsksModel, OutcomeSource):
     The outcome is 0 if c >= v/2 of v valid critiques say no, else 1: as in the majority vote on a step, a tie counts
     against the policy. Without a valid critique it is unknown. Critiques that cannot change the outcome are cancelled.
 
-    Args:
-        engine: generates the critiques; it may be on another machine, and then works while the policy samples.
-        template: text file of the prompt, with the fields of a critique's ({steps} is the whole solution); null takes
-            the packaged one that fits `reference`.
-        k: critiques per response.
-        sampling: how critiques are drawn.
-        reference: show the judge the reference solution, or the gold answer of a problem that has none.
-        deadline_s: seconds after its submission at which a critique that has not come abstains.
-        max_unknown_frac: a batch of rollouts of which a larger share has no outcome stops the run.
+    Its settings are those of `AsksModel`. In a template, {steps} is the whole solution.
 
     Attributes:
         counters: critiques so far by how they ended: yes, no, parse, length, timeout, error, and spared (cancelled,
             since the vote was settled); prompt_tokens and completion_tokens of those that came; and empty, the
             responses without text, which are wrong and need no critique.
-
-    Raises:
-        ConfigError: if the settings contradict each other or the template cannot be used.
     """
 
-    def __init__(
-        self,
-        engine: Engine,
-        template: str | Path | None = None,
-        k: int = 4,
-        sampling: Sampling = SAMPLING,
-        reference: bool = False,
-        deadline_s: float = 600.0,
-        max_unknown_frac: float = 0.5,
-    ) -> None:
-        share = (0 <= max_unknown_frac <= 1, f"max_unknown_frac {max_unknown_frac}", "a share", "max_unknown_frac")
-        check_settings([share], "GenORM")
-        packaged = PACKAGED / ("outcome_with_reference.txt" if reference else "outcome.txt")
-        loaded = load_template(packaged if template is None else template, reference)
-        if loaded.schema is not None:
-            raise ConfigError("a JSON schema", "a reply whose verdict is boxed", loaded.where, "template")
-        super().__init__(engine, loaded, k, sampling, deadline_s)
-        self.max_unknown_frac = max_unknown_frac
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
         self.counters: Counter[str] = Counter()
         self._pending: dict[PendingVote, OutcomeFuture] = {}
         self._submitted = 0
         self._last_error = "none"
+
+    def _load(self, template: str | Path | None, reference: bool) -> Template:
+        packaged = PACKAGED / ("outcome_with_reference.txt" if reference else "outcome.txt")
+        loaded = load_template(packaged if template is None else template, reference)
+        if loaded.schema is not None:
+            raise ConfigError("a JSON schema", "a reply whose verdict is boxed", loaded.where, "template")
+        return loaded
 
     def submit(self, prompt: Prompt, response: str, seed: int = 0) -> "Future[Outcome]":
         """Ask k critiques of one response; the future is done when a `step` has settled the vote.
@@ -131,7 +110,7 @@ class GenORM(AsksModel, OutcomeSource):
         """Refuse a judge that does not say anything.
 
         Raises:
-            JudgeError: if more than a share of max_unknown_frac of the outcomes is unknown.
+            JudgeError: if a larger share of the outcomes than max_unknown_frac is unknown.
         """
         unknown = sum(outcome is None for outcome in outcomes)
         if unknown > self.max_unknown_frac * len(outcomes):
@@ -140,7 +119,7 @@ class GenORM(AsksModel, OutcomeSource):
                 f"{self._last_error})",
                 f"at most a share of {self.max_unknown_frac} without a valid critique",
                 "GenORM",
-                "--rollout.outcomes (model, template, sampling.max_tokens, deadline_s, or max_unknown_frac)",
+                "--rollout.outcomes (model, template, sampling.max_tokens, deadline_s), or --critique.max_abstain_frac",
             )
 
     def close(self) -> None:

@@ -33,9 +33,12 @@ class OutcomeSource(ABC):
 
     Attributes:
         counters: of a source that asks critiques, by how they ended, and their tokens; GenORM names them.
+        max_unknown_frac: the largest share of unknown outcomes that `check` may let pass; a run sets it to
+            --critique.max_abstain_frac.
     """
 
     counters: Mapping[str, int] = MappingProxyType({})
+    max_unknown_frac: float = 0.5
 
     @abstractmethod
     def submit(self, prompt: Prompt, response: str, seed: int = 0) -> "Future[Outcome]":
@@ -61,11 +64,11 @@ class OutcomeSource(ABC):
         """Give back processes, and forget what is in flight."""
 
 
-class RuleOutcomes(OutcomeSource):
+class _ByRule(OutcomeSource):
     """Outcomes by rule: the final answer of a response against the gold answer.
 
     Args:
-        verifier: compares them; it moves by itself, in worker processes.
+        verifier: compares them; it moves by itself, in worker processes. In a config it is `rollout.verifier`.
     """
 
     def __init__(self, verifier: Verifier) -> None:
@@ -133,7 +136,7 @@ def _set_best(out: "Future[Outcome]", done: "Sequence[Future[Outcome]]") -> None
     out.set_result(1.0 if 1.0 in outcomes else None if None in outcomes else 0.0)
 
 
-class NoisyOutcomes(RuleOutcomes):
+class NoisyOutcomes(_ByRule):
     """Outcomes by rule with the errors of k voters: what a GenORM's mistakes cost, without a model.
 
     Each of k votes on a response is the rule's outcome, turned round with probability `error_rate`. The outcome is 0
@@ -190,4 +193,4 @@ def _voted(outcome: Outcome, flips: Sequence[bool]) -> Outcome:
 
 def outcome_source(source: Verifier | OutcomeSource) -> OutcomeSource:
     """The source itself, or the one over a verifier."""
-    return RuleOutcomes(source) if isinstance(source, Verifier) else source
+    return source if isinstance(source, OutcomeSource) else _ByRule(source)

@@ -12,6 +12,7 @@ from capo_lit.batch.sampling import Sampling
 from capo_lit.core.errors import ConfigError, EngineError, JudgeError
 from capo_lit.genprm.outcome import GenORM, parse_outcome
 from capo_lit.genprm.render import step_tag
+from capo_lit.training.callbacks.rollout import RolloutCallback
 from capo_lit.training.rollouts import PlannedRollout
 from tests.support.finished_batch import completion
 from tests.support.judging import content
@@ -179,7 +180,6 @@ def test_settings_that_make_no_sense_are_refused(tmp_path):
         {"k": 0},
         {"sampling": Sampling(temperature=0.0)},
         {"deadline_s": 0},
-        {"max_unknown_frac": 1.5},
     ):
         with pytest.raises(ConfigError, match="GenORM"):
             GenORM(engine, **wrong)
@@ -191,10 +191,12 @@ def test_settings_that_make_no_sense_are_refused(tmp_path):
 
 
 def test_a_judge_that_mostly_says_nothing_stops_the_run():
-    genorm = GenORM(ScriptedEngine([]), max_unknown_frac=0.5)
+    genorm = GenORM(ScriptedEngine([]))
     genorm.check([None, 1.0])
     with pytest.raises(JudgeError, match=r"2 of 3 outcomes unknown.*--rollout\.outcomes"):
         genorm.check([None, None, 1.0])
+    RolloutCallback(ScriptedEngine([]), outcomes=genorm, max_abstain_frac=0.7)
+    genorm.check([None, None, 1.0])
 
 
 def test_close_forgets_what_is_in_flight():

@@ -32,7 +32,6 @@ def test_the_policy_judges_itself_on_one_engine(tmp_path: Path) -> None:
         "engine": {"class_path": POLICY_ENGINE, "init_args": {"weights": "initial", "engine": initial}},
         "k": 1,
         "sampling": {"max_tokens": 4},
-        "max_unknown_frac": 1.0,
     }
     overlay = {
         "policy": str(policy),

@@ -18,7 +18,7 @@ from capo_lit.training.callbacks.rollout import RolloutCallback
 from capo_lit.training.capo import CapoModule
 from capo_lit.training.rollouts import PlannedRollout, stream_rollouts
 from capo_lit.training.settings import LossConfig
-from capo_lit.verifier.outcomes import OutcomeSource, RuleOutcomes, outcome_source
+from capo_lit.verifier.outcomes import OutcomeSource, outcome_source
 from capo_lit.verifier.pool import Verifier
 from tests.support.builders import make_prompt, tiny_llama
 from tests.support.loaders import Loader
@@ -52,7 +52,9 @@ def test_outcomes_of_a_stream_come_from_the_genorm_while_the_policy_still_sample
 def test_a_stream_with_a_silent_judge_ends_at_its_deadline():
     judge, policy = ScriptedEngine(lambda request: NEVER), ScriptedEngine(lambda request: "so 2")
     started = time.monotonic()
-    stream = stream_rollouts(policy, GenORM(judge, k=2, deadline_s=0.1, max_unknown_frac=1.0), draws(3))
+    lenient = GenORM(judge, k=2, deadline_s=0.1)
+    lenient.max_unknown_frac = 1.0
+    stream = stream_rollouts(policy, lenient, draws(3))
     assert [rollout.outcome for rollout in stream] == [None] * 3
     assert time.monotonic() - started < 5
     with pytest.raises(JudgeError, match="3 of 3 outcomes unknown"):
@@ -100,7 +102,7 @@ def test_the_rule_verifier_is_an_outcome_source():
 
 def test_a_rule_outcome_that_takes_long_is_waited_for_without_spinning():
     slow: Future = Future()
-    source = RuleOutcomes(SimpleNamespace(submit=lambda gold, response: slow))
+    source = outcome_source(SimpleNamespace(submit=lambda gold, response: slow))
     assert source.submit(PROMPT, "x") is slow
     started = time.monotonic()
     source.step(0.1)
@@ -128,7 +130,7 @@ class ByHand:
 )
 def test_of_several_gold_answers_any_is_right_and_unknown_only_if_none_is(outcomes, outcome):
     verifier = ByHand()
-    future = RuleOutcomes(verifier).submit(Prompt("p", "?", (1,), "a or b or c", answers=("a", "b", "c")), "x")
+    future = outcome_source(verifier).submit(Prompt("p", "?", (1,), "a or b or c", answers=("a", "b", "c")), "x")
     assert list(verifier.asked) == ["a", "b", "c"]
     for asked, one in zip(reversed(verifier.asked.values()), reversed(outcomes), strict=True):
         assert not future.done()
@@ -139,10 +141,10 @@ def test_of_several_gold_answers_any_is_right_and_unknown_only_if_none_is(outcom
 def test_what_asks_several_gold_answers_frees_them_when_it_is_given_up_and_passes_errors_on():
     two = Prompt("p", "?", (1,), "a or b", answers=("a", "b"))
     verifier = ByHand()
-    assert RuleOutcomes(verifier).submit(two, "x").cancel()
+    assert outcome_source(verifier).submit(two, "x").cancel()
     assert all(asked.cancelled() for asked in verifier.asked.values())
     for end in (lambda asked: asked.cancel(), lambda asked: asked.set_exception(JudgeError("a", "b"))):
-        future = RuleOutcomes(verifier).submit(two, "x")
+        future = outcome_source(verifier).submit(two, "x")
         verifier.asked["b"].set_result(1.0)
         end(verifier.asked["a"])
         with pytest.raises((CancelledError, JudgeError)):

@@ -24,7 +24,8 @@ class CritiqueCallback(LedgerCallback):
     Args:
         judge: names the wrong steps of training rollouts; null asks nobody, which needs --model.credit.w_process 0.
         eval_judge: names the wrong steps of evaluation rollouts, for the step error rate; null measures none.
-        max_abstain_frac: a training step in which a larger share of the critiques abstains stops the run.
+        max_abstain_frac: a training step in which a larger share of the critiques abstains, or of the outcomes of a
+            GenORM is unknown, stops the run.
         seed: of the run.
         score_judge: in evaluations ask `judge` too, and measure the steps it finds against those of `eval_judge`.
     """

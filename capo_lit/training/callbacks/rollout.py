@@ -36,6 +36,8 @@ class RolloutCallback(LedgerCallback):
         outcomes: what says whether a training rollout is right in the verifier's place, such as a GenORM; null takes
             the verifier. Evaluations always take the verifier, so that what they report stays an accuracy by rule.
         style: how a response is cut into steps: paragraph, line or tags.
+        max_abstain_frac: a training step in which a larger share of the outcomes is unknown, as no critique of them
+            is valid, stops the run; that of the critiques.
     """
 
     def __init__(  # noqa: PLR0913  (every one is a setting of its own in a config)
@@ -49,6 +51,7 @@ class RolloutCallback(LedgerCallback):
         verifier: Verifier | None = None,
         outcomes: OutcomeSource | None = None,
         style: Style = "paragraph",
+        max_abstain_frac: float = 0.5,
     ) -> None:
         if sampling.temperature == 0:
             raise ConfigError(
@@ -63,6 +66,8 @@ class RolloutCallback(LedgerCallback):
         super().__init__()
         self.sampler = Sampler(engine, style, seed)
         self.verifier, self.outcomes = verifier or Verifier(), outcomes
+        if outcomes is not None:
+            outcomes.max_unknown_frac = max_abstain_frac
         self.group_size, self.sampling = group_size, sampling
         self.eval_samples, self.eval_sampling = eval_samples, eval_sampling or sampling
         self._sync_s = 0.0
