@@ -61,7 +61,7 @@ def judge_labelled(args: argparse.Namespace) -> None:
     output = args.out / "labelled.critiques.parquet"
     if output.exists():
         return
-    solutions = PlantedArithmeticErrors(ArithmeticSource(FIRST, 1, split="test"), FIRST).load()
+    solutions = PlantedArithmeticErrors(ArithmeticSource(FIRST, 1, split="test")).load()
     rows = [{"id": s.uid, "problem": s.problem, "steps": s.steps, "label": s.label} for s in solutions]
     file = args.root / "labelled.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -13,7 +13,6 @@ import torch
 from capo_lit.arithmetic.critiques import ArithmeticCritiqueSource
 from capo_lit.arithmetic.judge import check_steps
 from capo_lit.arithmetic.judge_model import write_initial_judge
-from capo_lit.arithmetic.task import ArithmeticSource
 from capo_lit.batch.step import pad_rows
 
 SEPARATOR = ","
@@ -40,8 +39,7 @@ def train_prm(path: str | Path, seed: int = 0, size: int = 16384) -> Path:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = AutoModelForTokenClassification.from_pretrained(initial, num_labels=2)
-    problems = ArithmeticSource(size, seed, split="train", min_ops=5, max_ops=5)
-    solutions = ArithmeticCritiqueSource(problems, flawed=0.9, step_error=0.5).solutions()
+    solutions = ArithmeticCritiqueSource(size, seed, split="train").solutions()
     rows = [_row(tokenizer, problem, steps) for problem, steps in solutions]
     optimizer = torch.optim.AdamW(model.parameters(), lr=_LR)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _LR, total_steps=-(-len(rows) // _BATCH), pct_start=0.05)

@@ -21,42 +21,35 @@ from capo_lit.arithmetic.task import (
     SEPARATOR,
     ArithmeticSource,
     Expression,
+    Split,
     apply,
     parse_expression,
     without_carry,
 )
-from capo_lit.core.errors import check_settings
 from capo_lit.core.seeding import derive_seed
 from capo_lit.core.steps import split_steps
-from capo_lit.data.sources import Problem, PromptSource
+from capo_lit.data.sources import Problem
 from capo_lit.genprm.prompts import load_template
 from capo_lit.genprm.render import render_messages
 
 OK, WRONG = " ok", " wrong"
 NOTHING = "none"
 _KINDS = ("result", "left", "operand", "sign")
+# Share of the solutions in which errors are planted, and of their steps that go wrong: many to learn from; few, as the
+# policy has them, to be measured on.
+_FLAWS: dict[Split, tuple[float, float]] = {"train": (0.9, 0.5), "val": (0.6, 0.3), "test": (0.6, 0.3)}
 # Of every word of a solution, in parts of the rate at which steps go wrong.
 _SLIPS = 0.05
 # What the policy confuses most: whether another step or the box follows a blank line.
 _MISTAKEN = {SEPARATOR: SEPARATOR + BOX, SEPARATOR + BOX: SEPARATOR}
 
 
-class ArithmeticCritiqueSource(PromptSource):
+class ArithmeticCritiqueSource(ArithmeticSource):
     """Judge prompts over solutions of the built-in arithmetic, some of them with planted errors, and their critiques.
 
-    Args:
-        problems: where the problems come from, each for one solution; their demonstrations are not used.
-        flawed: share in [0, 1] of the solutions in which errors are planted.
-        step_error: probability in [0, 1] that a step of these goes wrong.
+    Its settings are those of the problems, each of which has one solution; a carry_bug changes nothing, since their
+    demonstrations are not used.
     """
-
-    def __init__(self, problems: ArithmeticSource, flawed: float = 0.6, step_error: float = 0.3) -> None:
-        checks = (
-            (0 <= flawed <= 1, f"flawed {flawed}", "a share in [0, 1]", "flawed"),
-            (0 <= step_error <= 1, f"step_error {step_error}", "a probability in [0, 1]", "step_error"),
-        )
-        check_settings(checks, "ArithmeticCritiqueSource")
-        self.problems, self.flawed, self.step_error = problems, flawed, step_error
 
     def solutions(self) -> Sequence[tuple[str, list[str]]]:
         """Pairs of a problem's text and the steps of one solution of it.
@@ -64,7 +57,7 @@ class ArithmeticCritiqueSource(PromptSource):
         Raises:
             ConfigError: if there are not `size` different problems to be found.
         """
-        return [(problem.problem, self._solution(problem.problem)) for problem in self.problems.load()]
+        return [(problem.problem, self._solution(problem.problem)) for problem in super().load()]
 
     def load(self) -> Sequence[Problem]:
         """What the judge is shown, the indices of the wrong steps as `answer`, and the critique as `reference`.
@@ -85,8 +78,9 @@ class ArithmeticCritiqueSource(PromptSource):
         ]
 
     def _solution(self, problem: str) -> list[str]:
-        rng = random.Random(derive_seed("arithmetic critique", self.problems.seed, problem))
-        rate = self.step_error if rng.random() < self.flawed else 0.0
+        rng = random.Random(derive_seed("arithmetic critique", self.seed, problem))
+        flawed, step_error = _FLAWS[self.split]
+        rate = step_error if rng.random() < flawed else 0.0
         return flawed_solution(parse_expression(problem), rate, rng)
 
 

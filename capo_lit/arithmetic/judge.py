@@ -92,12 +92,15 @@ class ArithmeticStepVerifier(StepJudge):
         vote: how they are combined.
         false_positive: probability in [0, 1] that a critique flags a right step.
         false_negative: probability in [0, 1] that a critique clears a wrong step.
-        kinds: the kinds of fault that make a step wrong (copy, format, carry, arithmetic); null takes them all. To see
-            when a cold start has learnt everything but the dropped carry, evaluate with all kinds but carry.
+
+    Attributes:
+        kinds: the kinds of fault that make a step wrong.
 
     Raises:
         ConfigError: if a setting is out of range, k > 1 critiques would all be the same, or k > 1 meets greedy.
     """
+
+    kinds: tuple[Kind, ...] = KINDS
 
     def __init__(
         self,
@@ -105,7 +108,6 @@ class ArithmeticStepVerifier(StepJudge):
         vote: VoteRule = "greedy",
         false_positive: float = 0.0,
         false_negative: float = 0.0,
-        kinds: list[Kind] | None = None,
     ) -> None:
         noisy = false_positive > 0 or false_negative > 0
         checks = (
@@ -113,12 +115,6 @@ class ArithmeticStepVerifier(StepJudge):
             (vote in get_args(VoteRule), f"vote {vote!r}", f"one of {', '.join(get_args(VoteRule))}", "vote"),
             (0 <= false_positive <= 1, f"false_positive {false_positive}", "a probability", "false_positive"),
             (0 <= false_negative <= 1, f"false_negative {false_negative}", "a probability", "false_negative"),
-            (
-                kinds is None or set() < set(kinds) <= set(KINDS),
-                f"kinds {kinds}",
-                f"some of {', '.join(KINDS)}",
-                "kinds",
-            ),
             (k == 1 or vote != "greedy", f"k {k} with the greedy vote", "k 1", "k, or vote"),
             (
                 k == 1 or noisy,
@@ -128,7 +124,7 @@ class ArithmeticStepVerifier(StepJudge):
             ),
         )
         check_settings(checks, "ArithmeticStepVerifier")
-        self.k, self.vote, self.kinds = k, vote, tuple(KINDS if kinds is None else kinds)
+        self.k, self.vote = k, vote
         self.false_positive, self.false_negative = false_positive, false_negative
 
     def judge(self, rollouts: Iterable[Rollout], seed: int) -> Iterator[CritiquedRollout]:
@@ -152,6 +148,12 @@ class ArithmeticStepVerifier(StepJudge):
 
     def _flags(self, is_wrong: bool, uniform: float) -> bool:
         return uniform >= self.false_negative if is_wrong else uniform < self.false_positive
+
+
+class BlindToCarries(ArithmeticStepVerifier):
+    """Takes dropped carries for right: shows when a cold start has learnt everything else."""
+
+    kinds = ("copy", "format", "arithmetic")
 
 
 def arithmetic_truth(record: Record) -> frozenset[int]:

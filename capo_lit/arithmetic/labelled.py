@@ -1,36 +1,29 @@
 """Solutions of the built-in arithmetic whose wrong step is known, to measure a judge."""
 
 import random
-from collections.abc import Sequence
 
 from capo_lit.arithmetic.task import MAX_VALUE, SEPARATOR, ArithmeticSource, Expression, apply, parse_expression
-from capo_lit.core.errors import DataError, check_settings
+from capo_lit.core.errors import DataError
 from capo_lit.core.seeding import derive_seed
 from capo_lit.data.sources import Problem
-from capo_lit.evaluation.judging.labelled import LabelledSource
+from capo_lit.evaluation.judging.labelled import PlantedErrors
 from capo_lit.evaluation.judging.scores import NO_WRONG_STEP
 from capo_lit.evaluation.judging.solutions import Solution
 
 
-class PlantedArithmeticErrors(LabelledSource):
+class PlantedArithmeticErrors(PlantedErrors):
     """Right solutions of the built-in arithmetic, every other one with one wrong result, from which the chain goes on.
 
     They are computed, not taken from the source's demonstrations, which may drop carries.
 
     Args:
-        problems: of the built-in task.
-        size: how many solutions; the source's first ones.
+        problems: of the built-in task; one solution for each.
     """
 
-    def __init__(self, problems: ArithmeticSource, size: int = 64) -> None:
-        check_settings([(size >= 2, f"size {size}", "an integer >= 2", "size")], "PlantedArithmeticErrors")
-        self.problems, self.size = problems, size
+    def __init__(self, problems: ArithmeticSource) -> None:
+        self.problems = problems
 
-    def load(self) -> Sequence[Solution]:
-        problems = self.problems.load()[: self.size]
-        return [self._solution(problem, wrong=index % 2 == 1) for index, problem in enumerate(problems)]
-
-    def _solution(self, problem: Problem, wrong: bool) -> Solution:
+    def solution(self, problem: Problem, wrong: bool) -> Solution:
         rng = random.Random(derive_seed("planted error", 0, problem.uid)) if wrong else None
         steps, label = solve_arithmetic(parse_expression(problem.problem), rng)
         return Solution(problem.uid, problem.problem, tuple(steps), SEPARATOR, label, problem.answer, problem.reference)

@@ -9,7 +9,6 @@ from typing import get_args
 
 from capo_lit.arithmetic.critiques import ArithmeticCritiqueSource
 from capo_lit.arithmetic.judge import check_steps
-from capo_lit.arithmetic.task import ArithmeticSource
 from capo_lit.batch.facts import Completion, CritiquedRollout, Prompt, Rollout
 from capo_lit.batch.sampling import Sampling
 from capo_lit.core.votes import VoteRule, tally
@@ -23,7 +22,7 @@ _MAX_TOKENS = 64
 
 def held_out(size: int, seed: int = 1) -> Iterator[Rollout]:
     """Solutions of test problems, about half of them with planted errors, as rollouts that a judge takes."""
-    source = ArithmeticCritiqueSource(ArithmeticSource(size, seed, split="test"))
+    source = ArithmeticCritiqueSource(size, seed, split="test")
     for row, (problem, steps) in enumerate(source.solutions()):
         text = "\n\n".join(steps)
         completion = Completion(str(row), (1,), (text,), (False,), text, None, "stop", 1, None, 0.0)

@@ -137,10 +137,10 @@ def _viable_values(expression: Expression, carry_bug: float) -> list[set[int]]:
     return viable
 
 
-def _draw(rng: random.Random, min_ops: int, max_ops: int) -> Expression:
+def _draw(rng: random.Random, length: int) -> Expression:
     start = value = rng.randint(1, MAX_VALUE)
     operations: list[Operation] = []
-    for _ in range(rng.randint(min_ops, max_ops)):
+    for _ in range(rng.randint(length, length)):  # drawn, so that the problems are those of the published results
         fitting = [
             (op, operand)
             for op in "+-"
@@ -159,8 +159,7 @@ class ArithmeticSource(PromptSource):
     Args:
         size: number of problems, all different.
         seed: of the problems and of the bug; a smaller size gives the first problems of a larger one.
-        min_ops: fewest operations per problem.
-        max_ops: most operations per problem.
+        operations: of each problem.
         carry_bug: probability in [0, 1] that a demonstration drops a carry or borrow.
         split: "train", "val" or "test".
     """
@@ -169,20 +168,19 @@ class ArithmeticSource(PromptSource):
         self,
         size: int = 1024,
         seed: int = 0,
-        min_ops: int = 5,
-        max_ops: int = 5,
+        operations: int = 5,
         carry_bug: float = 0.0,
         split: Split = "train",
     ) -> None:
         checks = (
             (size >= 1, f"size {size}", "an integer >= 1", "size"),
-            (1 <= min_ops <= max_ops, f"min_ops {min_ops}, max_ops {max_ops}", "1 <= min_ops <= max_ops", "min_ops"),
+            (operations >= 1, f"operations {operations}", "an integer >= 1", "operations"),
             (0 <= carry_bug <= 1, f"carry_bug {carry_bug}", "a probability in [0, 1]", "carry_bug"),
             (split in get_args(Split), f"split {split!r}", f"one of {', '.join(get_args(Split))}", "split"),
         )
         check_settings(checks, "ArithmeticSource")
         self.size, self.seed, self.split = size, seed, split
-        self.min_ops, self.max_ops, self.carry_bug = min_ops, max_ops, carry_bug
+        self.operations, self.carry_bug = operations, carry_bug
         self.right_references = carry_bug == 0
 
     def load(self) -> Sequence[Problem]:
@@ -191,11 +189,11 @@ class ArithmeticSource(PromptSource):
         Raises:
             ConfigError: if there are not `size` different problems to be found.
         """
-        rng = random.Random(derive_seed("arithmetic problems", self.seed, self.min_ops, self.max_ops))
+        rng = random.Random(derive_seed("arithmetic problems", self.seed, self.operations, self.operations))
         found: dict[str, Expression] = {}
         tries = 100 * self.size + 1000
         for _ in range(tries):
-            expression = _draw(rng, self.min_ops, self.max_ops)
+            expression = _draw(rng, self.operations)
             if split_of(expression.text) == self.split:
                 found.setdefault(expression.text, expression)
             if len(found) == self.size:
@@ -204,7 +202,7 @@ class ArithmeticSource(PromptSource):
             f"{len(found)} different problems after {tries} draws",
             f"{self.size} in split {self.split!r}",
             "ArithmeticSource",
-            "size (smaller) or max_ops (larger)",
+            "size (smaller) or operations (more)",
         )
 
     def _problem(self, text: str, expression: Expression) -> Problem:

@@ -13,7 +13,6 @@ from capo_lit.arithmetic.judge_model import MAX_STEPS, UNKNOWN, build_judge_toke
 from capo_lit.arithmetic.pocket_judge import held_out, scores
 from capo_lit.arithmetic.task import ArithmeticSource, parse_expression, split_of
 from capo_lit.batch.facts import Prompt, Rollout
-from capo_lit.core.errors import ConfigError
 from capo_lit.core.steps import split_steps
 from capo_lit.data.render import PromptTemplate
 from capo_lit.data.sft import SFTDataModule
@@ -43,8 +42,8 @@ def test_a_critique_of_malformed_missing_and_extra_steps() -> None:
 
 
 def test_references_are_what_the_parser_reads_as_the_wrong_steps() -> None:
-    source = ArithmeticCritiqueSource(ArithmeticSource(400, seed=5, min_ops=3, max_ops=8))
-    pairs = list(zip(source.solutions(), source.load(), strict=True))
+    sources = [ArithmeticCritiqueSource(100, seed=5, operations=length) for length in (3, 5, 6, 8)]
+    pairs = [pair for source in sources for pair in zip(source.solutions(), source.load(), strict=True)]
     for (problem, steps), shown in pairs:
         wrong = check_steps(problem, steps)
         assert parse_critique(shown.reference or "", len(steps)) == wrong
@@ -56,7 +55,7 @@ def test_references_are_what_the_parser_reads_as_the_wrong_steps() -> None:
 
 
 def test_about_half_of_the_solutions_have_errors_of_every_kind() -> None:
-    solutions = ArithmeticCritiqueSource(ArithmeticSource(1000, seed=1)).solutions()
+    solutions = ArithmeticCritiqueSource(1000, seed=1, split="val").solutions()
     flawed = sum(bool(check_steps(problem, steps)) for problem, steps in solutions)
     # 0.6 are drawn to be flawed, and of those 1 - 0.7**6 = 0.88 get an error at least: 0.53; sd 0.016.
     assert flawed / 1000 == pytest.approx(0.53, abs=0.06)
@@ -69,8 +68,9 @@ def test_about_half_of_the_solutions_have_errors_of_every_kind() -> None:
 
 
 def test_without_errors_solutions_are_right() -> None:
-    for problem, steps in ArithmeticCritiqueSource(ArithmeticSource(50), step_error=0.0).solutions():
-        assert check_steps(problem, steps) == frozenset()
+    for problem in ArithmeticSource(50).load():
+        steps = flawed_solution(parse_expression(problem.problem), 0.0, random.Random(0))
+        assert check_steps(problem.problem, steps) == frozenset()
         assert len(steps) == 6
     # With certain errors, none of the operations is right but by chance: a "wrong" number may be the right one.
     expression = parse_expression("12+7-5+3-9?")
@@ -79,7 +79,7 @@ def test_without_errors_solutions_are_right() -> None:
 
 
 def test_words_slip_as_a_policy_lets_them_slip() -> None:
-    solutions = [steps for _, steps in ArithmeticCritiqueSource(ArithmeticSource(500), 1.0, 0.5).solutions()]
+    solutions = [steps for _, steps in ArithmeticCritiqueSource(1000).solutions()]
     # A step that opens the box, and an end before the box closes.
     assert sum(any("\\boxed{" in step and "=" in step for step in steps) for steps in solutions) > 10
     assert sum(not steps[-1].endswith("}") for steps in solutions) > 25
@@ -87,23 +87,17 @@ def test_words_slip_as_a_policy_lets_them_slip() -> None:
     assert numbers == {str(value) for value in range(21)}
 
 
-def test_shares_of_flawed_solutions_and_of_wrong_steps_are_settings() -> None:
-    def wrong_steps(flawed: float, step_error: float) -> list[int]:
-        source = ArithmeticCritiqueSource(ArithmeticSource(300), flawed, step_error)
-        return [len(check_steps(problem, steps)) for problem, steps in source.solutions()]
-
-    assert sum(wrong_steps(0.0, 1.0)) == 0
-    assert sum(count > 0 for count in wrong_steps(1.0, 1.0)) >= 290
+def test_most_solutions_to_learn_from_are_flawed() -> None:
     # 0.9 of the solutions, and in those about half of the 6 steps: 2.7 per solution. A random number may be the right
     # one, which makes fewer, and a wrong value may leave no right result in range, which makes more.
-    found = wrong_steps(0.9, 0.5)
+    found = [len(check_steps(problem, steps)) for problem, steps in ArithmeticCritiqueSource(300).solutions()]
     assert sum(count > 0 for count in found) / 300 == pytest.approx(0.88, abs=0.06)
     assert sum(found) / 300 == pytest.approx(2.7, abs=0.4)
 
 
 def test_source_is_a_function_of_its_settings_and_keeps_the_splits() -> None:
     def source(size: int, seed: int = 3) -> ArithmeticCritiqueSource:
-        return ArithmeticCritiqueSource(ArithmeticSource(size, seed=seed))
+        return ArithmeticCritiqueSource(size, seed=seed)
 
     first = source(60).load()
     assert first == source(60).load()
@@ -111,15 +105,9 @@ def test_source_is_a_function_of_its_settings_and_keeps_the_splits() -> None:
     assert first != source(60, seed=4).load()
     for split in ("train", "val", "test"):
         problems = ArithmeticSource(60, split=split)
-        found = [problem for problem, _ in ArithmeticCritiqueSource(problems).solutions()]
+        found = [problem for problem, _ in ArithmeticCritiqueSource(60, split=split).solutions()]
         assert {split_of(problem) for problem in found} == {split}
         assert found == [problem.problem for problem in problems.load()]
-
-
-@pytest.mark.parametrize("settings", [{"step_error": 1.5}, {"flawed": -0.1}])
-def test_source_refuses_bad_settings(settings: dict[str, float]) -> None:
-    with pytest.raises(ConfigError, match=next(iter(settings))):
-        ArithmeticCritiqueSource(ArithmeticSource(4), **settings)
 
 
 @pytest.fixture(scope="module")
@@ -130,8 +118,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_judge_is_shown_in_training_what_the_genprm_shows_it(folder: Path) -> None:
     from transformers import AutoTokenizer
 
-    source = ArithmeticCritiqueSource(ArithmeticSource(200, seed=7, min_ops=3, max_ops=6))
-    data = SFTDataModule(source, str(folder), template=PromptTemplate("plain", "{problem}"), batch_size=1)
+    source = ArithmeticCritiqueSource(200, seed=7, operations=6)
+    data = SFTDataModule(source, str(folder), template=PromptTemplate("plain", "{problem}"), prompts_per_step=1)
     data.setup("fit")
     trained = {ids[:length] for batch in data.train_dataloader() for ids, length in _rows(batch)}
 
@@ -172,7 +160,7 @@ def test_tokens_of_a_prompt_and_of_a_critique(folder: Path) -> None:
 def test_every_critique_is_spelt_and_fits(folder: Path) -> None:
     tokenizer = build_judge_tokenizer()
     unknown = tokenizer.convert_tokens_to_ids(UNKNOWN)
-    source = ArithmeticCritiqueSource(ArithmeticSource(300, seed=2, min_ops=3, max_ops=8))
+    source = ArithmeticCritiqueSource(300, seed=2, operations=8)
     for (problem, steps), shown in zip(source.solutions(), source.load(), strict=True):
         prompt, reply = tokenizer(shown.problem).input_ids, tokenizer(shown.reference).input_ids
         assert unknown not in reply

@@ -27,8 +27,7 @@ class References(PromptSource):
 
 
 def test_in_the_arithmetic_every_other_solution_has_one_wrong_result_and_goes_on_from_it():
-    source = PlantedArithmeticErrors(ArithmeticSource(size=40, seed=3, carry_bug=0.9), size=40)
-    solutions = source.load()
+    solutions = PlantedArithmeticErrors(ArithmeticSource(size=40, seed=3, carry_bug=0.9)).load()
     assert [solution.label == -1 for solution in solutions] == [True, False] * 20
     for solution in solutions:
         wrong = check_steps(solution.problem, solution.steps)
@@ -36,14 +35,14 @@ def test_in_the_arithmetic_every_other_solution_has_one_wrong_result_and_goes_on
         numbers = [int(number) for step in solution.steps for number in re.findall(r"[0-9]+", step)]
         assert max(numbers) <= MAX_VALUE
     assert len({solution.label for solution in solutions}) > 3  # not always the same step
-    again = PlantedArithmeticErrors(ArithmeticSource(size=40, seed=3, carry_bug=0.9), size=40).load()
+    again = PlantedArithmeticErrors(ArithmeticSource(size=40, seed=3, carry_bug=0.9)).load()
     assert solutions == again
 
 
 def test_demonstrations_that_may_be_wrong_are_no_ground_for_labels():
     with pytest.raises(ConfigError, match="ArithmeticSource, whose references may be wrong"):
         PlantedErrors(ArithmeticSource(size=4, carry_bug=0.5))
-    assert len(PlantedErrors(ArithmeticSource(size=4), size=4).load()) == 4
+    assert len(PlantedErrors(ArithmeticSource(size=4)).load()) == 4
 
 
 def test_a_planted_number_is_a_result_where_there_is_one():
@@ -87,12 +86,12 @@ def test_reference_solutions_are_split_and_kept_as_they_are():
         PlantedErrors(References(None)).load()
 
 
-def test_a_file_in_processbenchs_form_gives_half_of_each_kind(tmp_path):
+def test_a_file_in_processbenchs_form(tmp_path):
     path = tmp_path / "labelled.jsonl"
     rows = [{"id": f"a{n}", "problem": "?", "steps": ["x\n\ny", "z"], "label": -1 if n < 6 else 1} for n in range(12)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    solutions = LabelledFile(str(path), size=6).load()
-    assert [solution.label for solution in solutions] == [1, 1, 1, -1, -1, -1]
+    solutions = LabelledFile(str(path)).load()
+    assert [solution.label for solution in solutions] == [-1] * 6 + [1] * 6
     assert len(solutions[0].rollout(0).spans) == 2  # a blank line in a given step does not split it
     path.write_text(json.dumps({"problem": "?", "steps": ["x"]}) + "\n")
     with pytest.raises(DataError, match="without a label"):

@@ -28,7 +28,7 @@ def tokenizer():
 
 
 def planted(split, size):
-    return PlantedArithmeticErrors(ArithmeticSource(size, split=split, min_ops=2, max_ops=2), size=size).load()
+    return PlantedArithmeticErrors(ArithmeticSource(size, split=split, operations=2)).load()
 
 
 def labels(solution, count):

@@ -8,7 +8,6 @@ import pytest
 from capo_lit.arithmetic.critiques import ArithmeticCritiqueSource
 from capo_lit.arithmetic.judge_model import build_judge_tokenizer, write_initial_judge
 from capo_lit.arithmetic.pocket_judge import held_out, measure_judge
-from capo_lit.arithmetic.task import ArithmeticSource
 from capo_lit.batch.sampling import Sampling
 from capo_lit.core.votes import VoteRule
 from capo_lit.engines.vllm import VLLMEngine
@@ -45,7 +44,7 @@ def test_vllm_reads_the_prompt_of_the_training_and_every_vote_is_measured(judge:
         judged = list(GenPRM(engine, k=2, vote="average", sampling=Sampling(max_tokens=8)).judge(held_out(6), seed=0))
     finally:
         engine.close()
-    tokenizer, shown = build_judge_tokenizer(), ArithmeticCritiqueSource(ArithmeticSource(6, 1, split="test")).load()
+    tokenizer, shown = build_judge_tokenizer(), ArithmeticCritiqueSource(6, 1, split="test").load()
     for item in judged:
         expected = len(tokenizer(shown[item.rollout.row].problem).input_ids)
         assert [critique.prompt_tokens for critique in item.critiques] == [expected, expected]

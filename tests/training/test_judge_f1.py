@@ -25,7 +25,7 @@ def test_the_score_is_the_harmonic_mean_of_the_two_accuracies():
 
 
 def test_the_rule_judge_is_perfect_on_planted_errors_and_a_blind_one_is_not():
-    solutions = PlantedArithmeticErrors(ArithmeticSource(size=30, seed=5), size=30).load()
+    solutions = PlantedArithmeticErrors(ArithmeticSource(size=30, seed=5)).load()
     assert judge_f1(ArithmeticStepVerifier(), solutions, 0) == 1.0
     assert judge_f1(ArithmeticStepVerifier(false_negative=1.0), solutions, 0) == 0.0
 

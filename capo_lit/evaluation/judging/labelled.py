@@ -37,21 +37,17 @@ class LabelledFile(LabelledSource):
 
     Args:
         path: the file; fields problem, steps (or solution) and label, the first wrong step from 0, -1 for none.
-        size: at most this many solutions, the file's first ones, half of them with a wrong step.
     """
 
-    def __init__(self, path: str, size: int = 64) -> None:
-        check_settings([(size >= 2, f"size {size}", "an integer >= 2", "size")], "LabelledFile")
-        self.path, self.size = Path(path), size
+    def __init__(self, path: str) -> None:
+        self.path = Path(path)
 
     def load(self) -> Sequence[Solution]:
         rows = read_solutions(self.path)
         for row in rows:
             if row.label is None:
                 raise DataError(f"solution {row.uid!r} without a label", "a field 'label'", str(self.path))
-        right = [row for row in rows if row.label == NO_WRONG_STEP]
-        wrong = [row for row in rows if row.label != NO_WRONG_STEP]
-        return [*wrong[: self.size // 2], *right[: self.size - self.size // 2]]
+        return rows
 
 
 class PlantedErrors(LabelledSource):
@@ -61,29 +57,20 @@ class PlantedErrors(LabelledSource):
     arithmetic, whose demonstrations may be wrong, there is PlantedArithmeticErrors.
 
     Args:
-        problems: with reference solutions that are right.
-        size: how many solutions; the source's first ones.
+        problems: with reference solutions that are right; one solution for each.
         style: how a reference solution is split into steps.
     """
 
-    def __init__(self, problems: PromptSource, size: int = 64, style: Style = "paragraph") -> None:
-        checks = (
-            (size >= 2, f"size {size}", "an integer >= 2", "size"),
-            (
-                problems.right_references,
-                f"{type(problems).__name__}, whose references may be wrong",
-                "right ones",
-                "problems",
-            ),
-        )
-        check_settings(checks, "PlantedErrors")
-        self.problems, self.size, self.style = problems, size, style
+    def __init__(self, problems: PromptSource, style: Style = "paragraph") -> None:
+        got = f"{type(problems).__name__}, whose references may be wrong"
+        check_settings([(problems.right_references, got, "right ones", "problems")], "PlantedErrors")
+        self.problems, self.style = problems, style
 
     def load(self) -> Sequence[Solution]:
-        problems = self.problems.load()[: self.size]
-        return [self._solution(problem, wrong=index % 2 == 1) for index, problem in enumerate(problems)]
+        return [self.solution(problem, wrong=index % 2 == 1) for index, problem in enumerate(self.problems.load())]
 
-    def _solution(self, problem: Problem, wrong: bool) -> Solution:
+    def solution(self, problem: Problem, wrong: bool) -> Solution:
+        """The solution of a problem, right or with one wrong step."""
         steps, label = self._reference_steps(problem), NO_WRONG_STEP
         if wrong:
             rng = random.Random(derive_seed("planted error", 0, problem.uid))
