@@ -48,7 +48,8 @@ def verdict(body: dict[str, Any]) -> str:
 def test_no_rollout_is_lost_and_every_failure_is_counted(retries: int) -> None:
     deadline_s = 60.0
     with MisbehavingServer(mix=EVEN_30, reply=verdict, seed=4) as server:
-        engine = HTTPEngine("judge", [server.url], timeout_s=2.0, max_retries=retries)
+        engine = HTTPEngine("judge", [server.url], timeout_s=2.0)
+        engine.max_retries = retries
         judge = GenPRM(engine, k=K, deadline_s=deadline_s, early_stop=False)
         started = time.monotonic()
         result = list(judge.judge([rollout(row) for row in range(ROLLOUTS)], SEED))
@@ -94,7 +95,7 @@ def test_a_silent_server_costs_the_deadline_and_no_more() -> None:
 def test_training_goes_on_with_a_judge_that_misbehaves(tmp_path: Path, initial: Path) -> None:
     deadline_s = 20.0
     with MisbehavingServer(mix=EVEN_30, reply=verdict, seed=5) as server:
-        engine = {"model": "judge", "base_urls": [server.url], "timeout_s": 2.0, "max_retries": 1}
+        engine = {"model": "judge", "base_urls": [server.url], "timeout_s": 2.0}
         judge = {
             "engine": {"class_path": "capo_lit.engines.http.engine.HTTPEngine", "init_args": engine},
             "deadline_s": deadline_s,

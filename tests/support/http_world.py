@@ -26,8 +26,9 @@ def engines() -> Iterator[Make]:
     """Engines with short pauses, without a key in the environment, closed at the end."""
     made: list[HTTPEngine] = []
 
-    def build(*urls: str, **settings: object) -> HTTPEngine:
+    def build(*urls: str, max_retries: int = HTTPEngine.max_retries, **settings: object) -> HTTPEngine:
         made.append(HTTPEngine("m", list(urls), **{"timeout_s": 20.0, **settings}))
+        made[-1].max_retries = max_retries
         return made[-1]
 
     with pytest.MonkeyPatch.context() as patch:

@@ -50,18 +50,22 @@ class HTTPEngine(Engine):
         api_key_env: environment variable that holds the key; null for servers that ask for none. Loopback servers
             need no key.
         timeout_s: of one attempt, seconds, from the connection to the last byte.
-        max_retries: attempts after the first, for HTTP 408, 429 and 5xx, lost connections, timeouts and bodies that
-            are no completion; after pauses of 0.5 s, 1 s, 2 s ... 8 s with jitter, or the server's Retry-After up to
-            60 s. So a request ends at most (max_retries + 1) * timeout_s + max_retries * 60 s after its first attempt.
         max_concurrency: requests in the servers at once, all together; the rest wait here.
         extra: further fields of every request's body (chat_template_kwargs, stop); null takes one of the usual fields
             out, such as response_format for a server that knows no JSON schemas.
+
+    Attributes:
+        max_retries: attempts after the first, for HTTP 408, 429 and 5xx, lost connections, timeouts and bodies that
+            are no completion; after pauses of 0.5 s, 1 s, 2 s and 4 s with jitter, or the server's Retry-After up to
+            60 s. So a request ends at most 5 * timeout_s + 240 s after its first attempt; a judge gives up at its
+            own deadline.
 
     Raises:
         ConfigError: if a setting or a proxy cannot be used, or a server elsewhere has no key.
     """
 
     takes_schema = True
+    max_retries = 4
 
     def __init__(
         self,
@@ -69,7 +73,6 @@ class HTTPEngine(Engine):
         base_urls: list[str],
         api_key_env: str | None = "OPENAI_API_KEY",
         timeout_s: float = 120.0,
-        max_retries: int = 4,
         max_concurrency: int = 64,
         extra: dict[str, Any] | None = None,
     ) -> None:
@@ -78,12 +81,11 @@ class HTTPEngine(Engine):
         checks = (
             (bool(base_urls), "no base_urls", "at least one", "base_urls"),
             (timeout_s > 0, f"timeout_s {timeout_s}", "a number of seconds > 0", "timeout_s"),
-            (max_retries >= 0, f"max_retries {max_retries}", "an integer >= 0", "max_retries"),
             (1 <= max_concurrency <= most, f"max_concurrency {max_concurrency}", f"1 to {most}", "max_concurrency"),
         )
         check_settings(checks, self._name)
         self.model, self.base_urls, self.api_key_env = model, [checked_url(url) for url in base_urls], api_key_env
-        self.timeout_s, self.max_retries, self.max_concurrency = timeout_s, max_retries, max_concurrency
+        self.timeout_s, self.max_concurrency = timeout_s, max_concurrency
         self.extra = dict(extra or {})
         self._key()
         for url in self.base_urls:

@@ -51,7 +51,7 @@ class AttemptError(Exception):
     def __init__(self, cause: str, said: str, final: bool = False, retry_after: float | None = None) -> None:
         super().__init__(said)
         self.cause, self.said, self.final, self.retry_after = cause, said, final, retry_after
-        self.change = _ADVICE.get(cause, "timeout_s or max_retries, or look at the server")
+        self.change = _ADVICE.get(cause, "timeout_s, or look at the server")
 
 
 def body_of(request: Request, extra: Mapping[str, Any]) -> dict[str, Any]:
