@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 # Settings of where and how fast critiques are made, and not of what they say: a run may go on with others.
 _OPERATIONAL = {
-    *("deadline_s", "first_wave", "store", "timeout_s", "max_retries", "max_concurrency", "max_batch", "base_urls"),
+    *("deadline_s", "first_wave", "store", "timeout_s", "max_concurrency", "base_urls"),
     *("api_key_env", "max_model_len", "max_num_seqs", "kv_cache_gib", "gpu_memory_utilization"),
 }
 

@@ -10,7 +10,7 @@ import torch
 from capo_lit.batch.facts import FinishReason
 from capo_lit.batch.sampling import Sampling
 from capo_lit.batch.step import pad_rows
-from capo_lit.core.errors import ConfigError, EngineError
+from capo_lit.core.errors import EngineError
 from capo_lit.engines.base import Request
 from capo_lit.engines.local import Generated, ParameterNames
 from capo_lit.engines.scores import Pair, Score, ScoresPrompts, hf_scores
@@ -51,30 +51,29 @@ class HFEngine(ScoresPrompts):
     Args:
         model: directory or hub id of a Hugging Face causal LM, or such a model itself, which is then used as it is (on
             its device, in its dtype, with its weights of the moment).
-        tokenizer: directory, hub id or tokenizer; the model's by default.
         dtype: "auto" takes the checkpoint's; a model that was handed over keeps its own.
+
+    Attributes:
         max_batch: requests that generate at the same time; more wait.
-        max_model_len: longest prompt and response together, tokens; the model's limit by default.
+        max_model_len: longest prompt and response together, tokens; None for the model's limit.
     """
+
+    max_batch = 32
+    max_model_len: int | None = None
 
     def __init__(
         self,
         model: str | torch.nn.Module,
-        tokenizer: "str | PreTrainedTokenizerBase | None" = None,
         dtype: Literal["auto", "float32", "bfloat16"] = "auto",
-        max_batch: int = 32,
-        max_model_len: int | None = None,
     ) -> None:
         super().__init__(f"hf engine {model if isinstance(model, str) else type(model).__name__}")
-        if max_batch < 1:
-            raise ConfigError(f"max_batch {max_batch}", "an integer >= 1", self._name, "the engine's max_batch")
-        self._source: Any = tokenizer if tokenizer is not None else getattr(model, "name_or_path", model)
+        self._source: Any = getattr(model, "name_or_path", model)
         self._path = model if isinstance(model, str) else ""
         if isinstance(model, str):
             self.model = model
         self._module: Any = None if isinstance(model, str) else model
         self.precision = dtype if isinstance(model, str) else ""
-        self._dtype, self._max_batch, self._max_model_len = dtype, max_batch, max_model_len
+        self._dtype = dtype
         self._queue: deque[_Row] = deque()
         self._waves: list[_Wave] = []
         self._ends: frozenset[int] = frozenset()
@@ -93,7 +92,11 @@ class HFEngine(ScoresPrompts):
         if isinstance(self._source, str):
             from transformers import AutoTokenizer
 
-            self._source = AutoTokenizer.from_pretrained(self._source)
+            try:
+                self._source = AutoTokenizer.from_pretrained(self._source)
+            except (OSError, ValueError) as error:
+                got = f"no tokenizer at {self._source!r}"
+                raise EngineError(got, "one beside the model, whose name_or_path it is", self._name) from error
         tokenizer: PreTrainedTokenizerBase = self._source
         return tokenizer
 
@@ -121,7 +124,7 @@ class HFEngine(ScoresPrompts):
 
     def _context(self) -> int:
         limit = int(self._module.config.get_text_config().max_position_embeddings)
-        return min(limit, self._max_model_len or limit)
+        return min(limit, self.max_model_len or limit)
 
     def _admit(self, request: Request, ids: tuple[int, ...]) -> None:
         size = self._module.get_input_embeddings().num_embeddings
@@ -155,9 +158,9 @@ class HFEngine(ScoresPrompts):
         self._waves = [wave for wave in self._waves if wave.rows]
 
     def _admit_wave(self) -> None:
-        free = self._max_batch - sum(len(wave.rows) for wave in self._waves)
+        free = self.max_batch - sum(len(wave.rows) for wave in self._waves)
         # Not one by one as slots fall free: many waves of one row each would be slow.
-        if not self._queue or free < min(len(self._queue), (self._max_batch + 1) // 2):
+        if not self._queue or free < min(len(self._queue), (self.max_batch + 1) // 2):
             return
         rows = [self._queue.popleft() for _ in range(min(free, len(self._queue)))]
         # Left-padded, so that every row's next token is in the last column: reverse, pad on the right, reverse back.

@@ -79,7 +79,7 @@ def test_the_command_writes_verdicts_and_scores(command, tmp_path: Path, capsys:
 def test_what_is_there_is_not_judged_again(command, tmp_path: Path) -> None:
     _, first_asked, rows = command("--sample=2")
     assert len(rows) == 2
-    status, asked, rows = command("--judge.engine.max_batch=3", "--judge.deadline_s=5")
+    status, asked, rows = command("--judge.engine.max_num_seqs=3", "--judge.deadline_s=5")
     assert (status, len(rows)) == (0, 4)
     assert sorted([*first_asked, *asked]) == ["p0", "p0", "p1", "p1", "p2", "p2", "p3", "p3"]
     first = json.loads((tmp_path / "scores.json").read_text())

@@ -8,7 +8,7 @@ import torch
 from transformers import LlamaForCausalLM
 
 from capo_lit.batch.sampling import Sampling
-from capo_lit.core.errors import ConfigError, EngineError
+from capo_lit.core.errors import EngineError
 from capo_lit.engines.base import Request, as_completed
 from capo_lit.engines.hf import HFEngine, sample_tokens, truncate
 from tests.support.tiny_llama import EOS, LIMIT, build, gap, in_order, logits_of, perturb, requests
@@ -28,7 +28,7 @@ def model(path: Path) -> LlamaForCausalLM:
 
 @pytest.fixture
 def engine(path: Path) -> Iterator[HFEngine]:
-    engine = HFEngine(str(path), dtype="float32", max_batch=16)
+    engine = HFEngine(str(path), dtype="float32")
     yield engine
     engine.close()
 
@@ -68,7 +68,9 @@ def test_a_result_does_not_depend_on_what_else_is_in_the_batch(path: Path, engin
     asked = requests(12)
     together = in_order(list(as_completed(engine, asked)))
     # Three slots only, other neighbours, other padding; and one at a time, last first.
-    narrow = in_order(list(as_completed(HFEngine(str(path), dtype="float32", max_batch=3), asked)))
+    few = HFEngine(str(path), dtype="float32")
+    few.max_batch = 3
+    narrow = in_order(list(as_completed(few, asked)))
     alone = in_order([completion for request in asked[::-1] for completion in as_completed(engine, [request])])
     for other in (narrow, alone):
         assert [c.ids for c in other] == [c.ids for c in together]
@@ -159,14 +161,16 @@ def test_bad_requests_fail_alone(engine: HFEngine) -> None:
 
 
 def test_the_context_cuts_a_response(path: Path) -> None:
-    engine = HFEngine(str(path), dtype="float32", max_model_len=12)
+    engine = HFEngine(str(path), dtype="float32")
+    engine.max_model_len = 12
     (completion,) = as_completed(engine, [Request("r0", (3,) * 10, Sampling(temperature=0.0), 0)])
     assert len(completion.ids) <= 2
     assert completion.prompt_tokens == 10
 
 
 def test_cancelled_requests_free_their_slots(path: Path) -> None:
-    engine = HFEngine(str(path), dtype="float32", max_batch=2)
+    engine = HFEngine(str(path), dtype="float32")
+    engine.max_batch = 2
     futures = [engine.submit(request) for request in requests(4, tokens=200)]
     engine.step()
     assert not any(future.done() for future in futures)
@@ -207,7 +211,7 @@ def test_a_crash_reaches_every_future(engine: HFEngine, monkeypatch: pytest.Monk
 
 def test_a_live_model_is_used_as_it_is(model: LlamaForCausalLM, path: Path) -> None:
     model.train()
-    engine = HFEngine(model, tokenizer=str(path))
+    engine = HFEngine(model)
     perturb(model, seed=2)
     asked = requests(4)
     completions = list(as_completed(engine, asked))
@@ -229,10 +233,8 @@ def test_chat_prompts_are_rendered(engine: HFEngine) -> None:
 
 
 def test_settings_and_dtypes(path: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="max_batch 0"):
-        HFEngine(str(path), max_batch=0)
     with pytest.raises(EngineError, match="does not load"):
-        HFEngine(str(tmp_path), tokenizer=str(path)).submit(requests(1)[0])
+        HFEngine(str(tmp_path)).submit(requests(1)[0])
     engine = HFEngine(str(path), dtype="bfloat16")
     assert engine.dtype == torch.bfloat16
     (completion,) = as_completed(engine, requests(1, tokens=3))

@@ -53,6 +53,13 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_template(tmp_path_factory.mktemp("template") / "short.txt", schema=False)
 
 
+def short(folder: str) -> HFEngine:
+    """An engine whose context is too short for a critique."""
+    engine = HFEngine(folder)
+    engine.max_model_len = 32
+    return engine
+
+
 def replies(items: list[CritiquedRollout]) -> dict[int, list[str]]:
     return {item.rollout.row: [critique.reply for critique in item.critiques] for item in items}
 
@@ -212,16 +219,16 @@ def test_a_run_in_which_the_policy_judges_itself(folder: str) -> None:
 def test_a_context_too_short_for_critiques_stops_the_run_and_says_so(folder: str, template: Path) -> None:
     settings = {"k": 2, "sampling": SHORT}
     with pytest.raises(JudgeError, match=r"raise the engine's max_model_len"):
-        run(folder, HFEngine(folder, max_model_len=32), GenPRM(PolicyEngine(), template, **settings), None)
+        run(folder, short(folder), GenPRM(PolicyEngine(), template, **settings), None)
     outcomes = GenORM(PolicyEngine(), **settings)
     with pytest.raises(JudgeError, match=r"'error': 6.*raise the engine's max_model_len"):
-        run(folder, HFEngine(folder, max_model_len=32), GenPRM(PolicyEngine(), template), outcomes)
+        run(folder, short(folder), GenPRM(PolicyEngine(), template), outcomes)
 
 
 def test_the_config_names_both_by_class_path(folder: str) -> None:
     parser = ArgumentParser()
     parser.add_argument("--judge", type=StepJudge)
-    template = {"class_path": "capo_lit.engines.hf.HFEngine", "init_args": {"max_batch": 3}}
+    template = {"class_path": "capo_lit.engines.hf.HFEngine", "init_args": {"dtype": "float32"}}
 
     def engine(**init_args: object) -> PolicyEngine:
         policy = {"class_path": "capo_lit.engines.policy.PolicyEngine", "init_args": init_args}
@@ -232,7 +239,7 @@ def test_the_config_names_both_by_class_path(folder: str) -> None:
     initial = engine(weights="initial", engine=template)
     initial.bind(HFEngine(folder), folder)
     assert isinstance(initial.bound, HFEngine)
-    assert (initial.bound.model, initial.bound._max_batch) == (folder, 3)
+    assert (initial.bound.model, initial.bound.precision) == (folder, "float32")
     plain = engine(weights="initial")
     plain.bind(HFEngine(folder), folder)
     assert isinstance(plain.bound, VLLMEngine)

@@ -30,7 +30,8 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def engine(path: Path) -> Iterator[HFEngine]:
-    engine = HFEngine(str(path), dtype="float32", max_model_len=CONTEXT)
+    engine = HFEngine(str(path), dtype="float32")
+    engine.max_model_len = CONTEXT
     yield engine
     engine.close()
 
@@ -72,7 +73,7 @@ def test_greedy_is_said_of_greedy_text_alone(engine: HFEngine) -> None:
 def test_scores_of_a_model_in_training_leave_it_in_training(path: Path) -> None:
     model = LlamaForCausalLM.from_pretrained(path).train()
     pair = ((3, 4), (5,))
-    HFEngine(model, tokenizer=str(path)).score([pair])
+    HFEngine(model).score([pair])
     assert model.training
 
 

@@ -18,10 +18,10 @@ class LoggedEngine(ScriptedEngine):
     Args:
         log: file to which the problem's name is appended for every request.
         down: every request fails.
-        sleep: unused; a setting that does not change what is said.
+        max_num_seqs: unused; a setting that does not change what is said.
     """
 
-    def __init__(self, log: str, down: bool = False, max_batch: int = 8) -> None:
+    def __init__(self, log: str, down: bool = False, max_num_seqs: int = 8) -> None:
         super().__init__(self._reply)
         self.log, self.down = Path(log), down
 
