@@ -118,7 +118,8 @@ def test_gold_answers_of_the_real_rows_are_right_by_our_verifier() -> None:
 
 @needs_data
 def test_a_real_model_answers_real_rows() -> None:
-    engine = HFEngine(str(smollm2.prepare()), dtype="float32", max_model_len=2048)
+    engine = HFEngine(str(smollm2.prepare()), dtype="float32")
+    engine.max_model_len = 2048
     tasks = load_tasks(list(ROWS), data_dir=str(DATA), repeats=2, gen_kwargs={"max_gen_toks": 24})
     lm = EngineLM(engine)
     values = run_tasks(lm, tasks, limit=1, apply_chat_template=True)

@@ -12,8 +12,7 @@ from tests.support.killed import REPO, command, end, killed_at, weights_of
 pytestmark = [pytest.mark.slow, pytest.mark.nightly, pytest.mark.timeout(1200)]
 
 EVALUATING = {
-    "tasks": ["test_steps", "test_step_choice"],
-    "task_dir": str(REPO / "tests" / "support" / "lm_eval_tasks"),
+    "tasks": [str(REPO / "tests" / "support" / "lm_eval_tasks" / name) for name in ("steps.yaml", "step_choice.yaml")],
     "every_n_steps": 3,
 }
 

@@ -22,7 +22,8 @@ from tests.support.builders import make_prompt
 from tests.support.loaders import Loader
 from tests.support.tiny_llama import build
 
-TASK_DIR = str(Path(__file__).resolve().parents[1] / "support" / "lm_eval_tasks")
+TASKS = Path(__file__).resolve().parents[1] / "support" / "lm_eval_tasks"
+FACTS, SUMS = str(TASKS / "facts.yaml"), str(TASKS / "sums.yaml")
 ACC, NORM = "val/lm_eval/test_facts/acc", "val/lm_eval/test_facts/acc_norm"
 
 
@@ -64,7 +65,7 @@ def seed() -> None:
 
 
 def test_validation_logs_what_the_tasks_measure_beside_its_own_metrics(path: str, rollout: RolloutCallback) -> None:
-    _, values = validate(path, rollout, LMEvalCallback(["test_facts"], task_dir=TASK_DIR, limit=3))
+    _, values = validate(path, rollout, LMEvalCallback([FACTS], limit=3))
     assert 0.0 <= values[ACC] <= 1.0
     assert values[ACC] * 3 == pytest.approx(round(values[ACC] * 3))  # of three problems
     assert NORM in values
@@ -78,7 +79,7 @@ def test_random_states_go_on_as_if_no_task_had_run(path: str, rollout: RolloutCa
             seed()
 
     found = []
-    for callbacks in ([Seeded()], [Seeded(), LMEvalCallback(["test_facts"], task_dir=TASK_DIR, limit=2)]):
+    for callbacks in ([Seeded()], [Seeded(), LMEvalCallback([FACTS], limit=2)]):
         validate(path, rollout, *callbacks)
         found.append(draws())
     seed()
@@ -108,7 +109,7 @@ def run(callback: LMEvalCallback, module: CapoModule, rollout: RolloutCallback, 
 @pytest.mark.slow
 def test_in_a_fit_it_runs_every_n_steps_and_in_a_validation_always(path: str, rollout: RolloutCallback) -> None:
     module, _ = validate(path, rollout)
-    callback = LMEvalCallback(["test_facts"], task_dir=TASK_DIR, limit=1, every_n_steps=3)
+    callback = LMEvalCallback([FACTS], limit=1, every_n_steps=3)
     ran = [run(callback, module, rollout, TrainerFn.FITTING)]
     for version in (1, 2, 3, 6):
         module.updates.fill_(version)
@@ -125,7 +126,7 @@ def test_in_a_fit_it_runs_every_n_steps_and_in_a_validation_always(path: str, ro
 
 
 def test_what_was_run_can_be_put_into_a_manifest() -> None:
-    described = LMEvalCallback(["test_facts", "test_sums"], task_dir=TASK_DIR, limit=3, seed=4).describe()
+    described = LMEvalCallback([FACTS, SUMS], limit=3, seed=4).describe()
     assert (described["limit"], described["apply_chat_template"], described["seed"]) == (3, False, 4)
     facts, sums = described["tasks"]["test_facts"], described["tasks"]["test_sums"]
     assert (facts["problems"], facts["num_fewshot"], facts["sampling"]) == (10, 0, {})
@@ -135,7 +136,7 @@ def test_what_was_run_can_be_put_into_a_manifest() -> None:
 
 
 def test_it_needs_the_rollouts_engine(path: str) -> None:
-    callback = LMEvalCallback(["test_facts"], task_dir=TASK_DIR)
+    callback = LMEvalCallback([FACTS])
     with pytest.raises(ConfigError, match="no RolloutCallback"):
         callback.on_validation_epoch_end(Due([], TrainerFn.VALIDATING), CapoModule(path))  # type: ignore[arg-type]
 
@@ -143,4 +144,4 @@ def test_it_needs_the_rollouts_engine(path: str) -> None:
 @pytest.mark.parametrize("setting", ["every_n_steps", "limit"])
 def test_settings_that_cannot_be_are_refused(setting: str) -> None:
     with pytest.raises(ConfigError, match=f"{setting} 0"):
-        LMEvalCallback(["test_facts"], **{setting: 0})
+        LMEvalCallback([FACTS], **{setting: 0})

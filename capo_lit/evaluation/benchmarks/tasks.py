@@ -30,7 +30,6 @@ Tasks = dict[str, Any]
 
 def load_tasks(
     names: Sequence[str],
-    task_dir: str | None = None,
     data_dir: str | None = None,
     num_fewshot: int | None = None,
     gen_kwargs: Mapping[str, Any] | None = None,
@@ -39,8 +38,8 @@ def load_tasks(
     """Load tasks with their data.
 
     Args:
-        names: of lm-eval's tasks, groups or tags, of ours (capo_gsm8k), of those in task_dir, or paths of yaml files.
-        task_dir: folder of further task files, which win over others of the same name.
+        names: of lm-eval's tasks, groups or tags, of ours (capo_gsm8k), or paths of yaml files, which may name
+            others in their folder.
         data_dir: folder of local files for our tasks; see capo_lit/evaluation/benchmarks/rows.py.
         num_fewshot: examples in the prompt, of tasks that do not forbid it by a 0 of their own.
         gen_kwargs: put over the generation_kwargs of the tasks that generate.
@@ -51,7 +50,7 @@ def load_tasks(
         DataError: if a task's data cannot be had, or a file of our tasks cannot be used.
     """
     with _quiet(), _seeded():
-        manager = _manager(names, task_dir, {"data_dir": data_dir} if data_dir else {})
+        manager = _manager(names, {"data_dir": data_dir} if data_dir else {})
         try:
             tasks: Tasks = dict(manager.load(list(names)))
         except OSError as error:
@@ -113,10 +112,10 @@ def describe_tasks(tasks: Tasks) -> dict[str, dict[str, Any]]:
     return described
 
 
-def _manager(names: Sequence[str], task_dir: str | None, metadata: Mapping[str, Any]) -> "TaskManager":
+def _manager(names: Sequence[str], metadata: Mapping[str, Any]) -> "TaskManager":
     from lm_eval.tasks import TaskManager
 
-    folders = [str(BENCHMARKS), *([task_dir] if task_dir else [])]
+    folders = [str(BENCHMARKS), *sorted({str(Path(name).parent) for name in names if Path(name).is_file()})]
     # lm-eval's own 14,000 tasks take long to index: only where a name is not found without them.
     for defaults in (False, True):
         manager = TaskManager(include_path=folders, include_defaults=defaults, metadata=dict(metadata))
@@ -125,7 +124,7 @@ def _manager(names: Sequence[str], task_dir: str | None, metadata: Mapping[str, 
             return manager
     near = get_close_matches(missing[0], manager.all_tasks, n=3)
     where = f"lm-eval and {folders}"
-    raise ConfigError(f"task {missing[0]!r}", f"the name or file of one (nearest: {near})", where, "tasks or task_dir")
+    raise ConfigError(f"task {missing[0]!r}", f"the name or file of one (nearest: {near})", where, "lm_eval.tasks")
 
 
 def _flat(results: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:

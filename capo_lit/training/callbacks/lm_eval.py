@@ -23,13 +23,11 @@ class LMEvalCallback(Callback):
 
     Args:
         tasks: names of lm-eval's tasks, groups and tags, of ours (capo_aime24, capo_amc23, capo_math500,
-            capo_olympiadbench, capo_minerva, capo_gsm8k, capo_gpqa, capo_arc_c, capo_mmlu_pro), of those in task_dir,
-            or paths of yaml files; none switches it off.
+            capo_olympiadbench, capo_minerva, capo_gsm8k, capo_gpqa, capo_arc_c, capo_mmlu_pro), or paths of yaml
+            files; none switches it off. Prompts are chat messages where the data's are (data.template.style).
         every_n_steps: in a fit, only at validations whose optimizer step is a multiple of this.
         limit: at most this many problems of each task; null takes all.
-        task_dir: folder of further lm-eval task files.
         data_dir: folder of local files for our tasks, `<data_dir>/gsm8k/test.jsonl`; null asks the hub.
-        apply_chat_template: whether prompts are rendered as chat messages.
         seed: of the run; sampled answers have the same seeds at every validation.
     """
 
@@ -38,9 +36,7 @@ class LMEvalCallback(Callback):
         tasks: Sequence[str] = (),
         every_n_steps: int = 1,
         limit: int | None = None,
-        task_dir: str | None = None,
         data_dir: str | None = None,
-        apply_chat_template: bool = False,
         seed: int = 0,
     ) -> None:
         checks = (
@@ -49,9 +45,13 @@ class LMEvalCallback(Callback):
         )
         check_settings(checks, "lm_eval")
         self.tasks, self.every_n_steps, self.limit = list(tasks), every_n_steps, limit
-        self.task_dir, self.data_dir, self.apply_chat_template = task_dir, data_dir, apply_chat_template
-        self.seed = seed
+        self.data_dir, self.seed, self.chat = data_dir, seed, False
         self._loaded: Tasks | None = None
+
+    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        """See whether the policy is asked in chats: benchmarks ask as the data does."""
+        template = getattr(getattr(trainer, "datamodule", None), "template", None)
+        self.chat = template is not None and template.style == "chat"
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Run the tasks if they are due, and log what they measured."""
@@ -73,7 +73,7 @@ class LMEvalCallback(Callback):
         """What was run, for a manifest: by task its version, problems and their checksum, shots and sampling."""
         from capo_lit.evaluation.benchmarks.tasks import describe_tasks
 
-        settings = {"limit": self.limit, "apply_chat_template": self.apply_chat_template, "seed": self.seed}
+        settings = {"limit": self.limit, "apply_chat_template": self.chat, "seed": self.seed}
         return {"tasks": describe_tasks(self._load()) if self.tasks else {}, **settings}
 
     def teardown(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
@@ -88,11 +88,11 @@ class LMEvalCallback(Callback):
         from capo_lit.evaluation.benchmarks.tasks import run_tasks
 
         model = EngineLM(engine, self.seed, part=part)
-        return run_tasks(model, self._load(), self.limit, self.apply_chat_template)
+        return run_tasks(model, self._load(), self.limit, self.chat)
 
     def _load(self) -> "Tasks":
         if self._loaded is None:
             from capo_lit.evaluation.benchmarks.tasks import load_tasks
 
-            self._loaded = load_tasks(self.tasks, self.task_dir, self.data_dir)
+            self._loaded = load_tasks(self.tasks, self.data_dir)
         return self._loaded
