@@ -8,7 +8,7 @@ from typing import Any
 from capo_lit.core.errors import ConfigError
 
 _FP16 = ("16", "16-mixed", "16-true", "transformer-engine-float16")
-_STEP = "--data.prompts_per_step (of demonstrations: --data.batch_size) for a larger step"
+_STEP = "--data.prompts_per_step for a larger step"
 # Of the commands that only evaluate.
 _LIMITS = {"validate": "limit_val_batches", "test": "limit_test_batches", "predict": "limit_predict_batches"}
 

@@ -27,24 +27,36 @@ SPLITS = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "pre
 class RenderedData(LightningDataModule, Generic[Item]):
     """Loads sources, renders them once, drops what is too long, and makes the loaders.
 
+    Args:
+        train: where the training problems come from; for supervised training their reference (fields.reference) is
+            the response to imitate.
+        val: problems with answers for validation; null for none.
+        test: problems with answers for `capo test` and `capo predict`; null for none.
+        tokenizer: the policy's, by local path or hub id.
+        template: how a problem becomes a prompt; the same in supervised training and in reinforcement learning.
+        prompts_per_step: b, prompts (with their demonstrations) of one step over all processes.
+        seed: of the shuffling.
+
     Attributes:
         dropped: uids of the problems that were too long, by split.
+        limit: longest row, tokens.
     """
+
+    limit: int
 
     def __init__(
         self,
-        sources: dict[str, PromptSource | None],
+        train: PromptSource,
         tokenizer: str,
-        template: PromptTemplate,
-        batch_size: int,
-        max_tokens: int,
-        seed: int,
+        val: PromptSource | None = None,
+        test: PromptSource | None = None,
+        template: PromptTemplate = CHAT,
+        prompts_per_step: int = 8,
+        seed: int = 0,
     ) -> None:
         super().__init__()
-        if max_tokens < 1:
-            raise ConfigError(f"a limit of {max_tokens} tokens", "an integer >= 1", type(self).__name__)
-        self._sources, self._tokenizer, self._template = sources, tokenizer, template
-        self._batch_size, self._max_tokens, self._seed = batch_size, max_tokens, seed
+        self._sources = {"train": train, "val": val, "test": test}
+        self._tokenizer, self.template, self._batch_size, self._seed = tokenizer, template, prompts_per_step, seed
         self._renderer: Renderer | None = None
         self._train: list[tuple[str, Item]] = []
         self._prompts: dict[str, list[tuple[str, Prompt]]] = {}
@@ -121,7 +133,7 @@ class RenderedData(LightningDataModule, Generic[Item]):
         dropped: list[str] = []
         for problem in source.load():
             item, tokens = render(problem, renderer)
-            if tokens > self._max_tokens:
+            if tokens > self.limit:
                 dropped.append(problem.uid)
             else:
                 kept.append((problem.uid, item))
@@ -130,11 +142,11 @@ class RenderedData(LightningDataModule, Generic[Item]):
             more = ", ..." if len(dropped) > 10 else ""
             log.warning(
                 "%s: dropped %d of %d rows longer than %d tokens: %s%s",
-                split, len(dropped), len(dropped) + len(kept), self._max_tokens, ", ".join(dropped[:10]), more,
+                split, len(dropped), len(dropped) + len(kept), self.limit, ", ".join(dropped[:10]), more,
             )  # fmt: skip
         if not kept:
             raise DataError(
-                f"{len(dropped)} rows, all longer than {self._max_tokens} tokens", "some that fit", split, "the limit"
+                f"{len(dropped)} rows, all longer than {self.limit} tokens", "some that fit", split, "the limit"
             )
         return kept
 
@@ -149,7 +161,7 @@ class RenderedData(LightningDataModule, Generic[Item]):
                 raise ConfigError(
                     f"no tokenizer at '{self._tokenizer}' ({reason})", "a local path or hub id", change="tokenizer"
                 ) from error
-            self._renderer = Renderer(tokenizer, self._template)
+            self._renderer = Renderer(tokenizer, self.template)
         return self._renderer
 
 
@@ -164,6 +176,13 @@ def _name_text_golds(split: str, prompts: Sequence[Prompt]) -> None:
             "%s: %d gold answers can be compared as text only, since math-verify cannot compare them: %s",
             split, len(found), shown,
         )  # fmt: skip
+
+
+def positive(tokens: int, name: str) -> int:
+    """A limit of tokens, checked."""
+    if tokens < 1:
+        raise ConfigError(f"{name} {tokens}", "an integer >= 1", change=f"--data.{name}")
+    return tokens
 
 
 def render_prompt(problem: Problem, renderer: Renderer) -> tuple[Prompt, int]:
@@ -194,29 +213,12 @@ class PromptDataModule(RenderedData[Prompt]):
     """Prompts for reinforcement learning: each step one StepBatch.
 
     Args:
-        train: where the training problems come from.
-        val: problems for validation; null for none.
-        test: problems for `capo test` and `capo predict`; null for none.
-        tokenizer: the policy's, by local path or hub id.
-        template: how a problem becomes a prompt.
-        prompts_per_step: b, prompts of one step over all processes.
         max_prompt_tokens: longer prompts are dropped, counted and named in a warning; none is cut.
-        seed: of the shuffling.
     """
 
-    def __init__(
-        self,
-        train: PromptSource,
-        tokenizer: str,
-        val: PromptSource | None = None,
-        test: PromptSource | None = None,
-        template: PromptTemplate = CHAT,
-        prompts_per_step: int = 8,
-        max_prompt_tokens: int = 1024,
-        seed: int = 0,
-    ) -> None:
-        sources = {"train": train, "val": val, "test": test}
-        super().__init__(sources, tokenizer, template, prompts_per_step, max_prompt_tokens, seed)
+    def __init__(self, *args: Any, max_prompt_tokens: int = 1024, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.limit = positive(max_prompt_tokens, "max_prompt_tokens")
 
     def render_train(self, problem: Problem, renderer: Renderer) -> tuple[Prompt, int]:
         return render_prompt(problem, renderer)

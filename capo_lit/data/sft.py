@@ -1,11 +1,12 @@
 """Demonstrations for the cold start: prompts with the responses to imitate."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from capo_lit.core.errors import DataError
-from capo_lit.data.module import CHAT, RenderedData, render_ids
-from capo_lit.data.render import PromptTemplate, Renderer
-from capo_lit.data.sources import Problem, PromptSource
+from capo_lit.data.module import RenderedData, positive, render_ids
+from capo_lit.data.render import Renderer
+from capo_lit.data.sources import Problem
 
 Demonstration = tuple[tuple[int, ...], int]
 
@@ -36,29 +37,12 @@ class SFTDataModule(RenderedData[Demonstration]):
     """Demonstrations for supervised training; validation is by sampling, on StepBatches of prompts.
 
     Args:
-        train: problems whose reference (fields.reference) is the response to imitate.
-        val: problems with answers for validation; null for none.
-        test: problems with answers for `capo test` and `capo predict`; null for none.
-        tokenizer: the policy's, by local path or hub id.
-        template: how a problem becomes a prompt; the same as in reinforcement learning.
-        batch_size: demonstrations of one step over all processes.
         max_tokens: longer demonstrations (prompt and response) are dropped, counted and named; none is cut.
-        seed: of the shuffling.
     """
 
-    def __init__(
-        self,
-        train: PromptSource,
-        tokenizer: str,
-        val: PromptSource | None = None,
-        test: PromptSource | None = None,
-        template: PromptTemplate = CHAT,
-        batch_size: int = 32,
-        max_tokens: int = 2048,
-        seed: int = 0,
-    ) -> None:
-        sources = {"train": train, "val": val, "test": test}
-        super().__init__(sources, tokenizer, template, batch_size, max_tokens, seed)
+    def __init__(self, *args: Any, max_tokens: int = 2048, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.limit = positive(max_tokens, "max_tokens")
 
     def render_train(self, problem: Problem, renderer: Renderer) -> tuple[Demonstration, int]:
         if not problem.reference:

@@ -1,14 +1,17 @@
 """Where problems come from: files, Hugging Face datasets, reasoning-gym generators."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from capo_lit.core.errors import ConfigError, DataError
 from capo_lit.data.problem import Fields, Problem, read_problem
 from capo_lit.data.rows import Row, read_rows
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 __all__ = ["Fields", "FileSource", "HubSource", "Problem", "PromptSource", "ReasoningGymSource"]
 
@@ -44,7 +47,8 @@ class FileSource(PromptSource):
     """
 
     def __init__(self, path: str, fields: Fields = DEFAULT_FIELDS, limit: int | None = None) -> None:
-        _check_limit(limit)
+        if limit is not None and limit < 1:
+            raise ConfigError(f"limit {limit}", "an integer >= 1, or null", "FileSource", "limit")
         self.path, self.fields, self.limit = Path(path), fields, limit
 
     def load(self) -> Sequence[Problem]:
@@ -58,10 +62,9 @@ class HubSource(PromptSource):
     Args:
         path: a folder (of data files, or written by save_to_disk), or a hub id.
         name: the dataset's configuration, if it has several.
-        split: for example "train" or "test".
+        split: for example "train" or "test", or a slice of one, "train[:100]".
         revision: branch, tag or commit on the hub; pin it to repeat a run.
         fields: which fields are used.
-        limit: at most this many rows; null takes all.
     """
 
     def __init__(
@@ -71,16 +74,13 @@ class HubSource(PromptSource):
         split: str = "train",
         revision: str | None = None,
         fields: Fields = DEFAULT_FIELDS,
-        limit: int | None = None,
     ) -> None:
-        _check_limit(limit)
-        self.path, self.name, self.split, self.revision = path, name, split, revision
-        self.fields, self.limit = fields, limit
+        self.path, self.name, self.split, self.revision, self.fields = path, name, split, revision, fields
 
     def load(self) -> Sequence[Problem]:
         label = f"{self.path}[{self.split}]"
         rows = ((f"{label} row {i}", f"{label}:{i}", row) for i, row in enumerate(self.rows(), start=1))
-        return _problems(islice(rows, self.limit), self.fields, label)
+        return _problems(rows, self.fields, label)
 
     def rows(self) -> Iterable[Row]:
         """All rows, with all of their fields; raises DataError if there is no such dataset or split."""
@@ -91,7 +91,9 @@ class HubSource(PromptSource):
         try:
             if any((Path(self.path) / mark).is_file() for mark in ("state.json", "dataset_dict.json")):
                 saved = load_from_disk(self.path)
-                data = saved[self.split] if isinstance(saved, DatasetDict) else saved
+                data = _slice(
+                    saved if isinstance(saved, DatasetDict) else {self.split.split("[")[0]: saved}, self.split
+                )
             else:
                 data = load_dataset(self.path, self.name, split=self.split, revision=self.revision)
         except (DatasetsError, OSError, ValueError, KeyError, RuntimeError) as error:
@@ -110,30 +112,33 @@ class ReasoningGymSource(PromptSource):
     Args:
         name: the generator, for example "chain_sum".
         size: number of problems.
-        seed: of the generator; two sources with different seeds may share problems.
-        config: further settings of the generator.
+        config: settings of the generator, its seed (0 by default) among them; two sources with different seeds may
+            share problems.
     """
 
-    def __init__(self, name: str, size: int, seed: int = 0, config: dict[str, Any] | None = None) -> None:
+    def __init__(self, name: str, size: int, config: dict[str, Any] | None = None) -> None:
         if size < 1:
             raise ConfigError(f"size {size}", "an integer >= 1", "ReasoningGymSource", "size")
-        self.name, self.size, self.seed, self.config = name, size, seed, dict(config or {})
+        self.name, self.size, self.config = name, size, {"seed": 0, **(config or {})}
 
     def load(self) -> Sequence[Problem]:
         import reasoning_gym
 
         where = f"reasoning-gym '{self.name}'"
         try:
-            data = reasoning_gym.create_dataset(self.name, size=self.size, seed=self.seed, **self.config)
+            data = reasoning_gym.create_dataset(self.name, size=self.size, **self.config)
         except (ValueError, TypeError, AssertionError) as error:
             raise DataError(f"{error}", "a generator and settings that it takes", where, "name or config") from error
-        rows = ((f"{where} item {i}", f"{self.name}-{self.seed}-{i}", data[i]) for i in range(self.size))
+        rows = ((f"{where} item {i}", f"{self.name}-{self.config['seed']}-{i}", data[i]) for i in range(self.size))
         return _problems(rows, Fields(problem="question"), where)
 
 
-def _check_limit(limit: int | None) -> None:
-    if limit is not None and limit < 1:
-        raise ConfigError(f"limit {limit}", "an integer >= 1, or null", change="limit")
+def _slice(splits: "Mapping[str, Dataset]", words: str) -> "Dataset":
+    """The rows of a saved dataset that a split names, as the hub's reader takes it: train, test[:100], train[10%:]."""
+    from datasets import ReadInstruction, concatenate_datasets
+
+    parts = ReadInstruction.from_spec(words).to_absolute({name: len(rows) for name, rows in splits.items()})
+    return concatenate_datasets([splits[part.splitname].select(range(part.from_, part.to)) for part in parts])
 
 
 def _problems(rows: Iterable[tuple[str, str, Row]], fields: Fields, label: str) -> list[Problem]:

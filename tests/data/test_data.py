@@ -122,12 +122,17 @@ def test_gsm8k_extraction_equals_the_given_finals():
 
 
 def test_hub_source_by_local_path(tmp_path):
-    from datasets import Dataset
+    from datasets import Dataset, DatasetDict
 
     rows = [{"problem": f"p{i}", "answer": i} for i in range(4)]
     Dataset.from_list(rows).save_to_disk(str(tmp_path / "saved"))
-    problems = HubSource(str(tmp_path / "saved"), limit=2).load()
+    problems = HubSource(str(tmp_path / "saved"), split="train[:2]").load()
     assert [(p.problem, p.answer) for p in problems] == [("p0", "0"), ("p1", "1")]
+    DatasetDict({"a": Dataset.from_list(rows), "b": Dataset.from_list(rows[:1])}).save_to_disk(str(tmp_path / "dict"))
+    assert [p.problem for p in HubSource(str(tmp_path / "dict"), split="a[50%:]+b").load()] == ["p2", "p3", "p0"]
+    for wrong in ("c", "a[x]"):
+        with pytest.raises(DataError, match="a dataset with that split"):
+            HubSource(str(tmp_path / "dict"), split=wrong).load()
     with pytest.raises(DataError, match=r"row 1.*'nope'"):
         HubSource(str(tmp_path / "saved"), fields=Fields(answer="nope")).load()
     with pytest.raises(DataError, match=r"absent\[train\]"):
@@ -135,8 +140,9 @@ def test_hub_source_by_local_path(tmp_path):
 
 
 def test_reasoning_gym_source():
-    first, again = (ReasoningGymSource("chain_sum", size=3, seed=7).load() for _ in range(2))
+    first, again = (ReasoningGymSource("chain_sum", size=3, config={"seed": 7}).load() for _ in range(2))
     assert first == again
+    assert ReasoningGymSource("chain_sum", size=3).load()[0].uid == "chain_sum-0-0"
     assert [p.uid for p in first] == ["chain_sum-7-0", "chain_sum-7-1", "chain_sum-7-2"]
     # chain_sum asks for the value of a sum of integers: the answer can be computed from the text.
     expression = first[0].problem.split(":")[-1].split("=")[0]

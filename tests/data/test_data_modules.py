@@ -68,7 +68,7 @@ def test_a_chat_and_several_answers_reach_the_prompt(tokenizer_path):
     ((prompt,),) = (batch.prompts for batch in data.train_dataloader())
     whole = tokenizer.apply_chat_template(list(turns), add_generation_prompt=True, tokenize=True)["input_ids"]
     assert (prompt.ids, prompt.problem, prompt.answers) == (tuple(whole), "1+1?", ("2", "two"))
-    supervised = SFTDataModule(listed, tokenizer_path, template=PromptTemplate(text="{problem}"), batch_size=1)
+    supervised = SFTDataModule(listed, tokenizer_path, template=PromptTemplate(text="{problem}"), prompts_per_step=1)
     supervised.setup("fit")
     (batch,) = supervised.train_dataloader()
     assert tuple(batch.ids[0][: batch.prompt_lengths[0]]) == prompt.ids
@@ -98,7 +98,7 @@ def test_sft_data_module(tokenizer_path):
         tokenizer_path,
         val=Listed(2),
         template=PromptTemplate("plain", "{problem}"),
-        batch_size=2,
+        prompts_per_step=2,
         max_tokens=7,
     )
     data.setup("fit")
