@@ -55,7 +55,6 @@ def verify(
     prediction_field: str = "prediction",
     timeout_s: float = 5.0,
     workers: int = 2,
-    memory_mb: int = 1024,
 ) -> None:
     r"""Compare predictions with gold answers.
 
@@ -72,7 +71,6 @@ def verify(
         prediction_field: field of the prediction
         timeout_s: deadline of one answer, seconds
         workers: worker processes
-        memory_mb: memory one answer may take, MiB
     """
     counts: Counter[str] = Counter()
 
@@ -82,7 +80,7 @@ def verify(
             counts[_NAMES[row["outcome"]]] += 1
             yield row
 
-    with Verifier(timeout_s, workers, memory_mb) as verifier:
+    with Verifier(timeout_s, workers) as verifier:
         write_jsonl(counted(), output)
         causes = ", ".join(f"{name} {count}" for name, count in sorted(verifier.counters.items()))
     total = counts.total()

@@ -45,20 +45,19 @@ class Verifier:
     Args:
         timeout_s: deadline of one answer, seconds; counts from when a worker takes it up.
         workers: worker processes; they start when the first answer needs them.
-        memory_mb: memory one answer may take beyond the worker's own, MiB.
 
     Raises:
         ConfigError: if a number is not positive.
         VerifierError: if math-verify is not installed.
     """
 
-    def __init__(self, timeout_s: float = 5.0, workers: int = 2, memory_mb: int = 1024) -> None:
-        for name, value in (("timeout_s", timeout_s), ("workers", workers), ("memory_mb", memory_mb)):
+    def __init__(self, timeout_s: float = 5.0, workers: int = 2) -> None:
+        for name, value in (("timeout_s", timeout_s), ("workers", workers)):
             if not (math.isfinite(value) and value > 0):
                 raise ConfigError(f"{name} {value}", "a finite number > 0", "Verifier", f"verifier.{name}")
         if importlib.util.find_spec("math_verify") is None:
             raise VerifierError("no module math_verify", "it to be installed", change="pip install capo_lit")
-        self.timeout_s, self.workers, self.memory_mb = timeout_s, workers, memory_mb
+        self.timeout_s, self.workers = timeout_s, workers
         self.counters: Counter[str] = Counter()
         """Answers so far by how they ended: exact, math, no_answer, oversized, unreadable; and the unknown ones:
         timeout, memory, crash, lost."""
@@ -174,7 +173,6 @@ class Verifier:
             max_workers=self.workers,
             max_tasks=_ANSWERS_PER_WORKER,
             initializer=start_worker,
-            initargs=(self.memory_mb,),
             context=WorkerContext(),
         )
         threading.Thread(target=self._watch, args=(self._pool,), name="verifier-watch", daemon=True).start()

@@ -14,7 +14,8 @@ from typing import Any
 from capo_lit.verifier.checks import agrees, same_complex
 from capo_lit.verifier.normal import Form, normalise
 
-_MEGABYTE = 1 << 20
+# Address space of one answer beyond what the warm worker uses, bytes: far more than any answer of sense needs.
+_MEMORY = 1 << 30
 _starting = threading.local()
 _prepare: Callable[[str], dict[str, Any]] = spawn.get_preparation_data
 
@@ -52,12 +53,8 @@ class WorkerContext(context.SpawnContext):
         spawn.get_preparation_data = _prepare_without_main
 
 
-def start_worker(memory_mb: int) -> None:
-    """Import math-verify, do one comparison to warm it up, then limit the memory that answers may take.
-
-    Args:
-        memory_mb: address space beyond what the warm worker uses, MiB.
-    """
+def start_worker() -> None:
+    """Import math-verify, do one comparison to warm it up, then limit the memory that answers may take."""
     # The pool's own handler runs between two bytecodes, so never inside one big power: let the kernel end the process.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
@@ -67,7 +64,7 @@ def start_worker(memory_mb: int) -> None:
     os.dup2(quiet, 1)
     os.dup2(quiet, 2)
     compare(normalise(r"\frac{1}{2}+x"), normalise(r"x+\frac{2}{4}"))
-    _limit_memory(memory_mb)
+    _limit_memory()
 
 
 def judge(gold: Form, answer: Form, backstop_s: int) -> bool:
@@ -145,14 +142,14 @@ def _parse_one(text: str) -> Any:
     return found[0]
 
 
-def _limit_memory(memory_mb: int) -> None:
+def _limit_memory() -> None:
     if sys.platform != "linux":  # elsewhere the limit is not kept by the kernel; the deadline still is
         return
     import resource
 
     import psutil
 
-    limit = psutil.Process().memory_info().vms + memory_mb * _MEGABYTE
+    limit = psutil.Process().memory_info().vms + _MEMORY
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     with contextlib.suppress(ValueError):  # a stricter limit is already in force
         resource.setrlimit(resource.RLIMIT_AS, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
