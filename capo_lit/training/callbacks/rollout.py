@@ -27,10 +27,9 @@ class RolloutCallback(LedgerCallback):
     Args:
         engine: what generates; it must be able to take the policy's weights.
         group_size: g, rollouts per prompt.
-        sampling: how training rollouts are drawn.
-        eval_samples: k, samples per problem in validation and test, for avg@k and pass@k.
-        eval_sampling: how they are drawn; null draws them as in training. Each problem is also answered once at
-            temperature 0.
+        sampling: how rollouts are drawn, in training and in evaluations.
+        eval_samples: k, samples per problem in validation and test, for avg@k and pass@k. Each problem is also
+            answered once at temperature 0.
         seed: of the run.
         verifier: what says by rule whether an answer is right; null takes one with its defaults.
         outcomes: what says whether a training rollout is right in the verifier's place, such as a GenORM; null takes
@@ -46,7 +45,6 @@ class RolloutCallback(LedgerCallback):
         group_size: int = 8,
         sampling: Sampling = Sampling(),
         eval_samples: int = 8,
-        eval_sampling: Sampling | None = None,
         seed: int = 0,
         verifier: Verifier | None = None,
         outcomes: OutcomeSource | None = None,
@@ -68,8 +66,7 @@ class RolloutCallback(LedgerCallback):
         self.verifier, self.outcomes = verifier or Verifier(), outcomes
         if outcomes is not None:
             outcomes.max_unknown_frac = max_abstain_frac
-        self.group_size, self.sampling = group_size, sampling
-        self.eval_samples, self.eval_sampling = eval_samples, eval_sampling or sampling
+        self.group_size, self.sampling, self.eval_samples = group_size, sampling, eval_samples
         self._sync_s = 0.0
         self._votes = Growth()
 
@@ -85,7 +82,7 @@ class RolloutCallback(LedgerCallback):
             )
         pl_module.sampler = self.sampler
         bind_policy(self.outcomes, self.sampler.engine, pl_module.policy_path)
-        pl_module.setup_evaluation(self.eval_samples, self.eval_sampling)
+        pl_module.setup_evaluation(self.eval_samples, self.sampling)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Start the rollouts of a step; they finish while the next reader draws them from the batch."""
@@ -111,9 +108,9 @@ class RolloutCallback(LedgerCallback):
         """Sample k rollouts and a greedy one for every problem, with seeds that are the same at every evaluation."""
         self._sync(pl_module, batch)
         rollouts = self.sampler.sample(
-            batch.prompts, self.eval_samples, self.eval_sampling, self.verifier, ("eval",), greedy=True
+            batch.prompts, self.eval_samples, self.sampling, self.verifier, ("eval",), greedy=True
         )
-        batch.set_rollouts(rollouts, self.eval_sampling)
+        batch.set_rollouts(rollouts, self.sampling)
 
     on_test_batch_start = on_validation_batch_start
     on_predict_batch_start = on_validation_batch_start
