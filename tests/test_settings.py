@@ -21,7 +21,7 @@ from capo_lit.verifier.outcomes import OutcomeSource
 from capo_lit.verifier.pool import Verifier
 from tests.support.config_parser import fit_actions
 
-MOST = 134
+MOST = 110
 # What Lightning's CLI has by itself.
 LIGHTNINGS = ("trainer", "config", "weights_only", "seed_everything", "model", "data", "ckpt_path")
 # Not Verifier's subclasses: there are none.
@@ -87,7 +87,7 @@ def parameters(makers: list[type]) -> dict[str, object]:
     if not makers[0].__module__.startswith("capo_lit."):  # Lightning's, or none
         return {}
     taken = list(inspect.signature(makers[0].__init__).parameters.values())[1:]
-    named = {one.name: one.annotation for one in taken if one.kind is one.POSITIONAL_OR_KEYWORD}
+    named = {one.name: one.annotation for one in taken if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)}
     return named if len(named) == len(taken) else parameters(makers[1:]) | named
 
 

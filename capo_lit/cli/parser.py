@@ -9,6 +9,7 @@ from jsonargparse import Namespace, get_loader, set_loader
 from lightning.pytorch.cli import LightningArgumentParser
 
 from capo_lit.cli.compose import composed_file
+from capo_lit.cli.refusals import replaced
 from capo_lit.core.errors import one_line
 
 # What the parser says of the alternative to each class, null, and of values that are no single word.
@@ -56,4 +57,5 @@ def brief(error: BaseException) -> str:
     """What the parser found wrong, as one line."""
     lines = [line.strip() for line in str(error).splitlines()]
     told = [line.removeprefix("- ") for line in lines if line and not line.startswith(_NOISE)]
-    return one_line(" ".join(told))
+    text = one_line(" ".join(told))
+    return text + replaced(text)

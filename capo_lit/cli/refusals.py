@@ -18,6 +18,24 @@ _TRAINER = {name: item.default for name, item in inspect.signature(Trainer.__ini
 _ALIASES = {"duration": "max_time", "gpus": "devices", "num_processes": "devices", "ckpt_path": ""}
 _DISK = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOENT, errno.ENOSPC)
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+# Settings that there were once, by class or block, and what takes their place.
+_GONE = {
+    "ArithmeticSource.max_ops": "operations",
+    "ArithmeticSource.min_ops": "operations",
+    "ArithmeticStepVerifier.kinds": "the class capo_lit.arithmetic.judge.BlindToCarries",
+    "GenORM.max_unknown_frac": "critique.max_abstain_frac",
+    "HFEngine.max_model_len": "the model's own limit",
+    "HubSource.limit": 'a slice of the split, "train[:100]"',
+    "LabelledFile.size": "a shorter file",
+    "PlantedArithmeticErrors.size": "the size of its problems",
+    "PlantedErrors.size": "the limit or size of its problems",
+    "ReasoningGymSource.seed": "config: {seed: ...}",
+    "SFTDataModule.batch_size": "prompts_per_step",
+    "best.mode": "nothing: the metric's definition says it",
+    "lm_eval.apply_chat_template": "data.template.style",
+    "lm_eval.task_dir": "the paths of the files in lm_eval.tasks",
+    "rollout.eval_sampling": "capo validate --rollout.sampling",
+}
 
 
 @contextmanager
@@ -72,6 +90,15 @@ def leaves(value: Any, name: str = "") -> dict[str, Any]:
     else:
         return {name: value}
     return {key: leaf for part, item in items for key, leaf in leaves(item, f"{name}.{part}" if name else part).items()}
+
+
+def replaced(message: str) -> str:
+    """What takes the place of a setting that a parser's message does not know, as words to add to it."""
+    owners = re.findall(r"class_path '(?:\w+\.)*(\w+)'|Group '(\w+)'|--(\w+)", message)
+    name = re.search(r"[Oo]ption '(\w+)'|--\w+\.(\w+)", message)
+    owner = next((part for part in reversed(owners[-1]) if part), "") if owners else ""
+    found = _GONE.get(f"{owner}.{name[1] or name[2]}") if name else None
+    return f" (gone; in its place: {found})" if found else ""
 
 
 def _refused_by_lightning(message: str, named: list[str], settings: Mapping[str, Any]) -> ConfigError:

@@ -7,6 +7,7 @@ evaluations and for the judge gate too.
     python -m capo_lit.evaluation.names > docs/metrics.md
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -30,6 +31,7 @@ class MetricSpec:
             largest.
         weight: of a mean, what it divides by: tokens, rollouts ...; "processes" for a number that each of them has.
         prog_bar: whether the progress bar shows it.
+        best: of an evaluation, whether its largest value is the best one, or its smallest.
     """
 
     name: str
@@ -38,6 +40,7 @@ class MetricSpec:
     reduction: Reduction = "mean"
     weight: str = ""
     prog_bar: bool = False
+    best: Literal["max", "min"] = "max"
 
 
 # Causes of failed attempts; "other" are further statuses of HTTP, and causes that other engines have.
@@ -165,7 +168,7 @@ _EVALUATION = (
     _share("val/greedy_accuracy", "problems", "answered right at temperature 0"),
     _share("val/greedy_accuracy_low", "problems", "lower end of the accuracy's 95 % bootstrap interval over them"),
     _share("val/greedy_accuracy_high", "problems", "upper end of the accuracy's 95 % bootstrap interval over them"),
-    _share("val/step_error_frac", "steps of the samples", "wrong ones"),
+    replace(_share("val/step_error_frac", "steps of the samples", "wrong ones"), best="min"),
     _mean("val/first_error_step", "steps", "samples with a wrong step", "index of the first wrong one, from 0"),
     _share("val/judge_agreement", "judged samples", "valid critiques on the larger side, mean over steps"),
     _share("val/judge_precision", "steps that the training judge flags", "really wrong ones"),
@@ -177,9 +180,11 @@ _EVALUATION = (
         "harmonic mean of those two; all three need --critique.score_judge true",
     ),
     _share("val/format_rate", "samples", "that state an answer where one is looked for"),
-    _mean("val/length_mean", "tokens", "samples", "response length, end token included"),
-    _share("val/unknown_frac", "answers", "of unknown outcome"),
+    replace(_mean("val/length_mean", "tokens", "samples", "response length, end token included"), best="min"),
+    replace(_share("val/unknown_frac", "answers", "of unknown outcome"), best="min"),
 )
+# What lm-eval measures of texts falls as a model improves; its other metrics rise.
+_FALLS = re.compile(r"/(word_perplexity|byte_perplexity|bits_per_byte|perplexity|brier_score|unknown_frac)\b")
 # The names of what lm-eval tasks measure are the tasks' own: one row stands for them all.
 LM_EVAL = MetricSpec("val/lm_eval/<task>/<metric>", "the task's", "what an lm-eval task measures", weight="the task's")
 
@@ -196,7 +201,7 @@ def spec(name: str) -> MetricSpec:
         ConfigError: if there is none.
     """
     if name.startswith("val/lm_eval/"):
-        return replace(LM_EVAL, name=name)
+        return replace(LM_EVAL, name=name, best="min" if _FALLS.search(name) else "max")
     stage, _, rest = name.partition("/")
     found = METRICS.get(f"val/{rest}" if stage == "test" else name)
     if found is None:

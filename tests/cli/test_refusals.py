@@ -9,10 +9,11 @@ import torch
 from lightning.pytorch import Trainer
 
 from capo_lit.cli.compose import quoted
-from capo_lit.cli.refusals import in_our_words, leaves, refusal
+from capo_lit.cli.parser import brief
+from capo_lit.cli.refusals import in_our_words, leaves, refusal, replaced
 from capo_lit.cli.run_checks import check_folders, check_seed, check_trainer
 from capo_lit.core.errors import ConfigError, DataError
-from capo_lit.training.callbacks.checkpoint import AtomicCheckpointIO, resolve_checkpoint
+from capo_lit.training.callbacks.checkpoint import AtomicCheckpointIO, BestCheckpoint, resolve_checkpoint
 from capo_lit.training.callbacks.progress import LineProgress
 
 
@@ -111,6 +112,30 @@ def test_a_path_that_the_disk_refuses_names_the_nearest_setting(tmp_path):
     assert refusal(PermissionError(errno.EACCES, "Permission denied", "/elsewhere"), flat) is None
 
 
+@pytest.mark.parametrize(
+    ("message", "instead"),
+    [
+        ("Problem with given class_path 'capo_lit.HubSource': Option 'limit' is not accepted", "a slice of the split"),
+        (
+            "Problem with given class_path 'capo_lit.SFTDataModule': Parser key \"train\": "
+            "Problem with given class_path 'capo_lit.ArithmeticSource': Option 'min_ops' is not accepted",
+            "operations",
+        ),
+        ("unrecognized arguments: --best.mode min", "the metric's definition"),
+        ("unrecognized arguments: --rollout.eval_sampling.temperature 1", "capo validate"),
+        ("x.yaml: Group 'lm_eval' does not accept option 'task_dir'", "the paths of the files"),
+    ],
+)
+def test_a_setting_that_is_gone_says_what_takes_its_place(message, instead):
+    assert brief(ValueError(message)).startswith(f"{message} (gone; in its place: ")
+    assert instead in brief(ValueError(message))
+
+
+def test_other_unknown_settings_are_only_unknown():
+    for message in ("unrecognized arguments: --best.limit 3", "Option 'limit' is not accepted", "nothing"):
+        assert replaced(message) == ""
+
+
 def test_last_and_best_are_the_runs_checkpoints_and_what_is_not_there_is_an_error(tmp_path):
     folders = {"last": tmp_path / "checkpoints", "best": tmp_path / "best"}
     assert resolve_checkpoint(None, folders, may_start=False) is None
@@ -127,6 +152,14 @@ def test_last_and_best_are_the_runs_checkpoints_and_what_is_not_there_is_an_erro
     for missing in ("nope.ckpt", str(tmp_path), ""):
         with pytest.raises(ConfigError, match="--ckpt_path"):
             resolve_checkpoint(missing, folders, may_start=True)
+
+
+def test_the_best_checkpoint_is_that_of_the_largest_value_or_of_the_smallest_as_the_metric_says():
+    modes = {"val/avg_at_k": "max", "val/step_error_frac": "min", "val/lm_eval/arc_easy/acc": "max", None: "max"}
+    modes |= {"val/lm_eval/wikitext/word_perplexity": "min", "val/lm_eval/capo_gsm8k/unknown_frac": "min"}
+    assert {name: BestCheckpoint(name).mode for name in modes} == modes
+    with pytest.raises(ConfigError, match="nearest: val/avg_at_k"):
+        BestCheckpoint("val/avg_at_8")
 
 
 def test_a_file_that_is_no_checkpoint_is_one_line(tmp_path):

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
@@ -13,6 +13,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from capo_lit.core.errors import ConfigError, one_line
+from capo_lit.evaluation.names import spec
 
 _NAME = re.compile(r"step=(\d+)\.ckpt")
 _SHARDED = ("meta.pt", ".metadata")  # one of these is in a checkpoint that is a folder
@@ -113,19 +114,19 @@ class BestCheckpoint(_InRunFolder):
     In `best` under trainer.default_root_dir.
 
     Args:
-        monitor: metric of the evaluations, such as val/avg_at_k; null keeps none.
-        mode: whether the largest value is the best, or the smallest.
+        monitor: metric of the evaluations, such as val/avg_at_k; null keeps none. Its definition says whether the
+            largest value is the best, or the smallest.
     """
 
     folder = "best"
 
-    def __init__(self, monitor: str | None = "val/avg_at_k", mode: Literal["max", "min"] = "max") -> None:
+    def __init__(self, monitor: str | None = "val/avg_at_k") -> None:
         if monitor is not None and not monitor.startswith("val/"):
             raise ConfigError(f"monitor {monitor!r}", "a metric of the evaluations, val/...", change="--best.monitor")
         super().__init__(
             filename="step={step}",
             monitor=monitor,
-            mode=mode,
+            mode=spec(monitor).best if monitor else "max",
             save_top_k=1 if monitor else 0,
             auto_insert_metric_name=False,
             save_on_train_epoch_end=False,
