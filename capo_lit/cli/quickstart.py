@@ -124,9 +124,7 @@ def _cold_starts(regime: Regime, root: Path, seed: int, steps: int | None) -> tu
 
     folder = root / "judge"
     initial = write_initial_judge(folder / "initial", seed)
-    flags = few_steps(steps, "data.val.problems.size")
-    if flags:  # a schedule cannot end as it warms up
-        flags.append("--model.optim.warmup_steps=0")
+    flags = [*few, "--model.optim.warmup_steps=0"] if few else []  # a schedule cannot end as it warms up
     # A model this small takes one core: the judge gets another.
     with ThreadPoolExecutor(1) as beside:
         trained = beside.submit(fit, [JUDGE_SFT], folder / "sft", initial, seed, flags, root / "judge.log")

@@ -65,16 +65,11 @@ def fit(
     return seconds
 
 
-def few_steps(steps: int | None, size: str = "data.val.size") -> list[str]:
-    """Arguments that end a run after so many steps, with a small evaluation there; none for None.
-
-    Args:
-        steps: of training.
-        size: the setting that says how many problems an evaluation has.
-    """
+def few_steps(steps: int | None) -> list[str]:
+    """Arguments that end a run after so many steps of training, with a small evaluation there; none for None."""
     if steps is None:
         return []
-    return [f"--trainer.max_steps={steps}", f"--trainer.val_check_interval={steps}", f"--{size}={FEW_PROBLEMS}"]
+    return [f"--trainer.max_steps={steps}", f"--trainer.val_check_interval={steps}", f"--data.val.size={FEW_PROBLEMS}"]
 
 
 def cold_start(regime: Regime, root: Path, seed: int, extra: Sequence[str] = ()) -> tuple[Path, float]:

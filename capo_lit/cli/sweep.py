@@ -12,6 +12,7 @@ from hydra.experimental.callback import Callback
 from capo_lit.cli.compose import CONFIGS, quoted, settings
 from capo_lit.cli.process import fit_process, last_error
 from capo_lit.core.errors import CapoError, ConfigError, one_line
+from capo_lit.core.files import write_atomic
 from capo_lit.records.runs import CONFIG, LOG, REFUSED, RESULT, read_result
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ def train(config: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 def _write_result(folder: Path, error: str, seconds: float) -> dict[str, Any]:
     result = {"error": error, "seconds": seconds}
-    (folder / RESULT).write_text(json.dumps(result) + "\n")
+    write_atomic(folder / RESULT, lambda part: part.write_text(json.dumps(result) + "\n"))
     return result
 
 

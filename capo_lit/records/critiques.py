@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from capo_lit.core.errors import ConfigError, DataError
+from capo_lit.core.files import write_atomic
 from capo_lit.evaluation.judging.offline import RULES, failed
-from capo_lit.records.schema import CRITIQUE
+from capo_lit.records.schema import CRITIQUE, flush
 
 Result = dict[str, Any]
 Settings = Mapping[str, Any]
@@ -97,17 +98,12 @@ class CritiqueFile:
         """
         metadata = {_SETTINGS_KEY: json.dumps(self.settings)}
         table = pa.Table.from_pylist(list(rows), schema=SCHEMA.with_metadata(metadata))
-        part = self.output.with_name(self.output.name + ".part")
-        try:
-            with part.open("wb") as file:
-                pq.write_table(table, file, compression="zstd")
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(self.output)
-        except OSError as error:
-            raise DataError(f"{error.strerror or error}", "a place to write", str(self.output), "--output") from error
-        finally:
-            part.unlink(missing_ok=True)
+
+        def write(part: Path) -> None:
+            pq.write_table(table, part, compression="zstd")
+            flush(part)  # before the journal goes, so that a power cut leaves one of them
+
+        write_atomic(self.output, write, "--output")
         self.journal.unlink()
 
     def _write(self, value: Mapping[str, Any]) -> None:

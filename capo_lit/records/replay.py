@@ -14,7 +14,7 @@ from capo_lit.batch.step import StepBatch
 from capo_lit.core.errors import ConfigError, DataError
 from capo_lit.core.votes import VoteRule, settled
 from capo_lit.genprm.base import critiqued
-from capo_lit.records.schema import settings_of
+from capo_lit.records.schema import SCHEMA, settings_of
 
 _IDENTITY = ("run", "step", "rank", "row", "group", "sample", "uid")
 COLUMNS = (
@@ -25,13 +25,7 @@ COLUMNS = (
 _FLOATS = pa.list_(pa.float32())
 _SCHEMA = pa.schema(
     {
-        "run": pa.string(),
-        "step": pa.int64(),
-        "rank": pa.int32(),
-        "row": pa.int32(),
-        "group": pa.int32(),
-        "sample": pa.int32(),
-        "uid": pa.string(),
+        **{name: SCHEMA.field(name).type for name in _IDENTITY},
         "vote": pa.string(),
         "k": pa.int32(),
         "step_error": _FLOATS,

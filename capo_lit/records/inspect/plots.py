@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
@@ -11,12 +11,12 @@ from capo_lit.records.curves import Curve
 from capo_lit.records.inspect.changes import PromptHistory
 from capo_lit.records.inspect.record import Record, Token, one_line_breaks
 from capo_lit.records.inspect.rollouts import Rollouts, Truth
-from capo_lit.records.report.plots import COLOURS
+from capo_lit.records.report.plots import COLOURS, add_legend, line_style, tidy
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_MARKERS = ("o", "s", "^", "D")
+_MOST_HISTORIES = 4
 _FITS = 3  # characters under a bar
 _Share = Callable[[Sequence[Record]], float | None]
 
@@ -130,7 +130,9 @@ def plot_histories(histories: Sequence[PromptHistory]) -> "Figure":
     Args:
         histories: of `Rollouts.verdict_changes`, at most four.
     """
-    lines = {one.problem: {visit.step: visit.wrong_steps for visit in one.visits} for one in histories[: len(_MARKERS)]}
+    lines = {
+        one.problem: {visit.step: visit.wrong_steps for visit in one.visits} for one in histories[:_MOST_HISTORIES]
+    }
     return _panels({"steps called wrong (share)": lines}, xlabel="training step that saw the prompt")
 
 
@@ -179,14 +181,11 @@ def _panels(panels: Mapping[str, Mapping[str, Curve]], xlabel: str = "training s
     for axis, (label, lines) in zip(figure.subplots(rows, columns, squeeze=False).flat, panels.items(), strict=False):
         for name, line in lines.items():
             index = names.index(name)
-            axis.plot(sorted(line), [line[x] for x in sorted(line)], label=name, **_style(index))
-        axis.set(xlabel=xlabel, ylabel=label)
+            axis.plot(sorted(line), [line[x] for x in sorted(line)], label=name, **line_style(index))
+        tidy(axis, xlabel, label)
         axis.set_ylim(bottom=0)
-        axis.grid(alpha=0.25)
-        axis.spines[["top", "right"]].set_visible(False)
     if len(names) > 1:
-        handles = [figure.axes[0].plot([], [], label=name, **_style(i))[0] for i, name in enumerate(names)]
-        figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(names)), frameon=False)
+        add_legend(figure, names, min(4, len(names)))
     return figure
 
 
@@ -195,16 +194,6 @@ def _figure(width: float, height: float) -> "Figure":
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), dpi=110, layout="constrained")
-
-
-def _style(index: int) -> dict[str, Any]:
-    """Of a line: colour and marker, so that it can be told apart without colours."""
-    return {
-        "color": COLOURS[index % len(COLOURS)],
-        "marker": _MARKERS[index % len(_MARKERS)],
-        "markersize": 4,
-        "linewidth": 1.6,
-    }
 
 
 def _label(token: Token) -> str:

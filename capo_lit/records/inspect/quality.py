@@ -1,7 +1,7 @@
 """How good a judge is on labelled solutions, by vote rule and number of critiques."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
 
@@ -58,27 +58,18 @@ def vote_quality(solutions: Sequence[Labelled], rules: Sequence[VoteRule] = RULE
         rules: votes to compare.
 
     Returns:
-        One row per rule and k: vote, k, and the columns of `StepScores`.
+        One row per rule and k: vote, k, and the fields of `StepScores` but abstained.
 
     Raises:
         ValueError: if there is no solution.
     """
     most = min(len(solution.critiques) for solution in solutions)
-    rows = []
-    for rule in rules:
-        for k in range(1, most + 1):
-            scores = step_scores(_findings(solutions, rule, k))
-            rows.append(
-                {
-                    "vote": rule,
-                    "k": k,
-                    "precision": scores.precision,
-                    "recall": scores.recall,
-                    "false_positive": scores.false_positive,
-                    "exact": scores.exact,
-                }
-            )
-    return pa.Table.from_pylist(rows)
+    rows = [
+        {"vote": rule, "k": k, **asdict(step_scores(_findings(solutions, rule, k)))}
+        for rule in rules
+        for k in range(1, most + 1)
+    ]
+    return pa.Table.from_pylist(rows).drop_columns("abstained")  # not counted here
 
 
 def _findings(

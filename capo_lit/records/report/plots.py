@@ -141,16 +141,27 @@ def _draw(panels: Sequence[tuple[Panel, Mapping[str, Line]]], names: Sequence[st
         for axis, (panel, lines) in zip(grid, panels, strict=False):
             for index, name in enumerate(names):
                 _line(axis, lines[name], index)
-            axis.set(xlabel=panel.xlabel, ylabel=panel.ylabel)
-            axis.grid(alpha=0.25)
-            axis.spines[["top", "right"]].set_visible(False)
-        handles = [figure.axes[0].plot([], [], label=name, **_style(i))[0] for i, name in enumerate(names)]
-        figure.legend(handles=handles, loc="outside lower center", ncols=entries, frameon=False)
+            tidy(axis, panel.xlabel, panel.ylabel)
+        add_legend(figure, names, entries)
         figure.savefig(stem.with_suffix(".png"), dpi=150)
         figure.savefig(stem.with_suffix(".svg"), metadata={"Date": None})
 
 
-def _style(index: int) -> dict[str, Any]:
+def tidy(axis: Any, xlabel: str, ylabel: str) -> None:
+    """Name a pair of axes, with a light grid and no frame."""
+    axis.set(xlabel=xlabel, ylabel=ylabel)
+    axis.grid(alpha=0.25)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def add_legend(figure: Any, names: Sequence[str], columns: int) -> None:
+    """One legend of all lines, below the axes."""
+    handles = [figure.axes[0].plot([], [], label=name, **line_style(i))[0] for i, name in enumerate(names)]
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
+
+
+def line_style(index: int) -> dict[str, Any]:
+    """Of a line: colour, dashes and marker, so that it can be told apart without colours."""
     colours = len(COLOURS)
     return {
         "color": COLOURS[index % colours],
@@ -162,7 +173,7 @@ def _style(index: int) -> dict[str, Any]:
 
 
 def _line(axis: Any, points: Line, index: int) -> None:
-    style = _style(index)
+    style = line_style(index)
     x, mean = [point.x for point in points], [point.mean for point in points]
     axis.plot(x, mean, **style, markevery=1 if len(points) <= _FEW else max(1, len(points) // 10))
     if any(point.half for point in points):
