@@ -39,7 +39,7 @@ class KillAt(Callback):
         if batch.step != self.step:
             return
         if self.phase == "rollout":
-            engine, calls = self._find(trainer, RolloutCallback).engine, iter(range(100))
+            engine, calls = self._find(trainer, RolloutCallback).sampler.engine, iter(range(100))
             advance = engine.step
             engine.step = lambda *args: (advance(*args), die() if next(calls) == 3 else None)[0]
         elif self.phase == "critique":

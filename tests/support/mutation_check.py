@@ -17,7 +17,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 CORES = 2
-DEADLINE_S = 400
+DEADLINE_S = 1200
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def build_copy(folder: Path) -> None:
         "tests/support/__init__.py",
     ):
         shutil.copy(ROOT / name, folder / name)
-    for name in ("tests/support/reference.py", "tests/support/ragged.py"):
+    for name in ("tests/support/reference.py", "tests/support/ragged.py", "tests/support/shared.py"):
         shutil.copy(ROOT / name, folder / name)
 
 
