@@ -49,7 +49,8 @@ def solution(step: int, group: int, sample: int, text: str = "1+1=2\n\nso 2", **
 
 def write_step(folder: Path, step: int, made: list[dict[str, Any]]) -> None:
     """A step's record file."""
-    versioned = [{**row, "schema_version": rows()[0]["schema_version"]} for row in made]
+    version = rows()[0]["schema_version"]
+    versioned = [{**row, "schema_version": version} for row in made]
     write_atomic(pa.Table.from_pylist(versioned, schema=SCHEMA), folder / "records" / file_name(step))
 
 
