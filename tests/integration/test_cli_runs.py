@@ -1,8 +1,5 @@
 """The commands on a small model with the real vLLM: SFT, CAPO, GRPO, validate, test, predict, loggers."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,12 +9,11 @@ from capo_lit.evaluation.names import FAILURES, METRICS
 from capo_lit.records.curves import read_curves
 from capo_lit.records.results import read_result
 from capo_lit.records.schema import read_records
-from tests.support.commands import call, capo, flags
+from tests.support.commands import ONE_WORKER, call, capo, flags
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 REPO = Path(__file__).resolve().parents[2]
-ENV = {**os.environ, "OMP_NUM_THREADS": "1"}
 # Of a reference model, of a judge gate and of a judge that has an engine; and of other modules, judges of outcomes and
 # engines that fail.
 OTHERS = {"policy/kl_ref", "critique/gate_f1", "critique/prefix_cached_frac"}
@@ -31,6 +27,7 @@ SMALL = {
     "data.test.size": 6,
     "rollout.group_size": 4,
     "rollout.eval_samples": 2,
+    **ONE_WORKER,
 }
 
 
@@ -39,9 +36,7 @@ def trained(tmp_path_factory, initial):
     cwd = tmp_path_factory.mktemp("capo")
     config = str(REPO / "configs" / "quickstart.yaml")
     own = {"policy": initial, "trainer.default_root_dir": cwd / "run", "critique.score_judge": "true"}
-    words = [sys.executable, "-m", "capo_lit.cli", "fit", "--config", config, *flags({**SMALL, **own})]
-    done = subprocess.run(words, cwd=cwd, env=ENV, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+    capo(cwd, "fit", "--config", config, **SMALL, **own)
     return cwd
 
 

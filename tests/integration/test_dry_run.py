@@ -20,6 +20,7 @@ data:
     test: {init_args: {size: 2}}
 rollout:
   engine: {class_path: capo_lit.engines.hf.HFEngine, init_args: {dtype: float32}}
+  verifier: {class_path: capo_lit.verifier.Verifier, init_args: {workers: 1}}
   group_size: 2
   sampling: {max_tokens: 6}
   eval_samples: 1

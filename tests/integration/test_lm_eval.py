@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from datasets import Dataset, DatasetDict
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import manager
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
@@ -22,6 +22,7 @@ from capo_lit.engines.scores import ScoresPrompts
 from capo_lit.engines.vllm import VLLMEngine
 from capo_lit.evaluation.benchmarks.model import EngineLM
 from capo_lit.evaluation.benchmarks.tasks import load_tasks, run_tasks
+from tests.support.ranks import run_two
 from tests.support.tiny_llama import MAX_LEN, build
 
 pytestmark = pytest.mark.slow
@@ -147,10 +148,7 @@ def share(rank: int, port: int, folder: str) -> None:
 
 def test_two_processes_generate_a_part_each_and_know_all(tmp_path: Path) -> None:
     build(tmp_path)
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    mp.spawn(share, args=(port, str(tmp_path)), nprocs=2)
+    run_two(share, str(tmp_path))
     parts = [torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in (0, 1)]
     alone, requests = EngineLM(HFEngine(str(tmp_path), dtype="float32")), instances(60)
     assert parts[0]["generate_until"] == parts[1]["generate_until"]
@@ -165,9 +163,11 @@ def test_a_task_of_lm_evals_own_runs_by_its_name(monkeypatch: pytest.MonkeyPatch
     rows = [{"question": f"w{n} w{n + 1}", "choices": choices, "answerKey": "ABCD"[n % 4]} for n in range(6)]
     splits = DatasetDict(dict.fromkeys(("train", "validation", "test"), Dataset.from_list(rows)))
     monkeypatch.setattr("datasets.load_dataset", lambda **_: splits)
+    # This folder of lm-eval's own tasks alone: all 14,000 take 20 s to index, and are indexed at night.
+    monkeypatch.setattr(manager, "__file__", str(Path(manager.__file__).parent / "arc" / "manager.py"))
     build(tmp_path)
     theirs = HFLM(str(tmp_path), device="cpu", dtype="float32", max_length=200)
-    tasks = load_tasks(["arc_easy"], num_fewshot=3)  # once: lm-eval indexes 14,000 tasks of its own
+    tasks = load_tasks(["arc_easy"], num_fewshot=3)
     found = [
         run_tasks(lm, deepcopy(tasks))
         for lm in (EngineLM(HFEngine(str(tmp_path), dtype="float32"), max_length=200), theirs)

@@ -13,7 +13,7 @@ from capo_lit.core.votes import VoteRule
 from capo_lit.engines.vllm import VLLMEngine
 from capo_lit.genprm.judge import GenPRM
 from capo_lit.records.schema import read_records
-from tests.support.commands import capo
+from tests.support.commands import ONE_WORKER, capo
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -27,6 +27,7 @@ SMALL = {
     "rollout.group_size": 2,
     "rollout.eval_samples": 1,
     "validate_first": "false",
+    **ONE_WORKER,
     # An untrained judge says nothing that can be read.
     "critique.max_abstain_frac": 1.0,
     "critique.judge.init_args.k": 3,

@@ -1,5 +1,6 @@
 """A real `capo-sweep -m`: two jobs, of which one fails, and the saved config run again."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 from safetensors.torch import load_file
 
 from tests.support.commands import capo
-from tests.support.killed import ENV
+from tests.support.forked import REPO
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -21,7 +22,9 @@ SMALL = {
     "data.init_args.val.init_args.size": 4,
     "rollout.eval_samples": 1,
     "validate_first": "false",
+    "rollout.engine.class_path": "capo_lit.engines.hf.HFEngine",
 }
+ENV = {**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +32,8 @@ def swept(tmp_path_factory: pytest.TempPathFactory, initial: Path) -> Path:
     cwd = tmp_path_factory.mktemp("sweep")
     (cwd / "model").symlink_to(initial)
     small = [f"{key}={value}" for key, value in SMALL.items()]
-    words = ["-m", "experiment=capo", "rollout.group_size=1,2", "policy=model", *small, "hydra.sweep.dir=out"]
+    words = ["-m", "experiment=capo", "rollout.group_size=1,2", "policy=model", *small, "~rollout.engine.init_args"]
+    words += ["hydra.sweep.dir=out"]
     script = Path(sys.executable).with_name("capo-sweep")
     done = subprocess.run([script, *words], cwd=cwd, env=ENV, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 1, done.stderr[-3000:]

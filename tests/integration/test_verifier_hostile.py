@@ -136,7 +136,7 @@ DIFFERENT = [
 
 
 def test_what_math_verify_decides():
-    with Verifier(timeout_s=20.0) as verifier:
+    with Verifier(timeout_s=20.0, workers=1) as verifier:
         pairs = [(gold, f"\\boxed{{{answer}}}") for gold, answer in [*EQUIVALENT, *DIFFERENT]]
         assert verifier.score(pairs) == [1.0] * len(EQUIVALENT) + [0.0] * len(DIFFERENT)
         prose = "The answer is 18 dollars. Done."
@@ -148,7 +148,7 @@ def test_what_math_verify_decides():
 def test_another_problems_answer_is_wrong():
     rows = (DATA / "olympiadbench" / "test_half.jsonl").read_text(encoding="utf-8").splitlines()
     golds = sorted({json.loads(row)["answer"] for row in rows})
-    with Verifier(timeout_s=20.0) as verifier:
+    with Verifier(timeout_s=20.0, workers=1) as verifier:
         outcomes = verifier.score([(a, f"\\boxed{{{b}}}") for a, b in itertools.pairwise(golds)])
     # Different spellings of one answer are neighbours now and then (4 and $4$ are one spelling, "1,2" and "$1,2$").
     assert outcomes.count(None) == 0

@@ -7,6 +7,9 @@ from typing import NamedTuple
 
 from capo_lit.cli import main
 
+# What an untrained model answers is seldom a number, and each of a verifier's two workers takes seconds to start.
+ONE_WORKER: dict[str, object] = {"rollout.verifier": "capo_lit.verifier.Verifier", "rollout.verifier.workers": 1}
+
 
 class Told(NamedTuple):
     """How a command ended."""
