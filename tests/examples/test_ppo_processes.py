@@ -17,7 +17,6 @@ from tests.support.ranks import run_two
 
 pytestmark = pytest.mark.slow
 
-DEADLINE_S = 240
 SETTINGS = {
     "credit": CreditConfig(),
     "update": UpdateConfig(epochs=2, tokens_per_microbatch=60),
@@ -58,7 +57,7 @@ def worker(rank: int, port: int, policy: str, folder: str) -> None:
 def test_two_processes_are_one(tmp_path):
     tiny_llama(tmp_path / "policy", initializer_range=0.1)
     policy = str(tmp_path / "policy")
-    run_two(worker, policy, str(tmp_path), deadline_s=DEADLINE_S)
+    run_two(worker, policy, str(tmp_path))
     alone = fit(policy, make_groups(4))
     for rank in (0, 1):
         gradients = torch.load(tmp_path / f"{rank}.pt", weights_only=True)

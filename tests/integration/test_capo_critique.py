@@ -2,16 +2,17 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
 from capo_lit.cli import smollm2
+from tests.support import forked
 
 pytestmark = pytest.mark.slow
 
@@ -39,25 +40,25 @@ def test_a_killed_process_goes_on(tmp_path: Path) -> None:
     arguments = [str(write(tmp_path / "in.jsonl", rows)), "--output", str(output), "--chunk=1", "--judge.k=2"]
     arguments += ["--judge.engine=tests.support.logged_engine.LoggedEngine", f"--judge.engine.log={log}"]
 
-    def start(delay_s: float) -> subprocess.Popen:
-        environment = {**ENVIRONMENT, "LOGGED_ENGINE_DELAY_S": str(delay_s)}
-        return subprocess.Popen([*COMMAND, *arguments], env=environment, cwd=tmp_path)
+    def start(delay_s: float) -> BaseProcess:
+        words = ["critique", *arguments]
+        return forked.start(forked.capo, words, tmp_path, LOGGED_ENGINE_DELAY_S=str(delay_s))
 
     process = start(delay_s=0.3)
     try:
         deadline = time.monotonic() + 60
         while not (journal.exists() and journal.read_bytes().count(b"\n") >= 4):  # the settings and three results
             assert time.monotonic() < deadline
-            assert process.poll() is None
+            assert process.is_alive()
             time.sleep(0.01)
     finally:
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+        process.kill()
+        process.join()
     assert not output.exists()
     known = {json.loads(line)["id"] for line in journal.read_bytes().splitlines(keepends=True)[1:] if b"\n" in line}
     assert 3 <= len(known) < 8
     log.write_text("")
-    assert start(delay_s=0.0).wait(60) == 0
+    assert forked.status(start(delay_s=0.0), 60) == 0
     assert set(log.read_text().split()) == {row["id"] for row in rows} - known
     assert [row["id"] for row in pq.read_table(output).to_pylist()] == [row["id"] for row in rows]
     assert not journal.exists()

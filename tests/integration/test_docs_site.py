@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from docs import picture
+from tests.support import forked
 from tests.support.browser import Browser
 from tests.support.doc_blocks import PAGES, REPO, blocks
 
@@ -143,10 +144,8 @@ def test_the_code_of_a_page_runs(page: Path, tmp_path: Path) -> None:
     (tmp_path / "notebooks").symlink_to(REPO / "notebooks")
     (tmp_path / "runs" / "mine").mkdir(parents=True)
     (tmp_path / "runs" / "mine" / "capo").symlink_to(REPO / "notebooks" / "data" / "capo")
-    done = subprocess.run(
-        [sys.executable, "-c", "\n".join(code)], cwd=tmp_path, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    process = forked.start(forked.script, "\n".join(code), tmp_path)
+    assert forked.status(process, 300) == 0, (tmp_path / "log.txt").read_text()[-3000:]
 
 
 def test_the_readmes_picture_is_drawn_from_the_shipped_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,9 +3,9 @@
 import json
 import os
 import re
+import runpy
 import signal
 import socket
-import subprocess
 import sys
 import time
 import urllib.request
@@ -25,7 +25,8 @@ from capo_lit.engines.http.engine import HTTPEngine
 from capo_lit.genprm.judge import GenPRM
 from capo_lit.records.curves import read_curves
 from capo_lit.records.schema import read_records
-from tests.support.commands import capo
+from tests.support import forked
+from tests.support.commands import ONE_WORKER, capo
 from tests.support.http_world import wait_for
 from tests.support.judging import SEED, rollout
 from tests.support.misbehaving_server import EVEN_30, FAULTS, MisbehavingServer
@@ -111,6 +112,7 @@ def test_training_goes_on_with_a_judge_that_misbehaves(tmp_path: Path, initial: 
             "validate_first": "false",
             "data.prompts_per_step": 2,
             "rollout.group_size": 4,
+            **ONE_WORKER,
         }
         configs = ["--config", str(REPO / "configs" / "quickstart.yaml"), "--config", str(tmp_path / "judge.yaml")]
         capo(tmp_path, "fit", *configs, **small)
@@ -156,25 +158,28 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     flags = {"model": folder, "served-model-name": "tiny", "host": "127.0.0.1", "port": port, "dtype": "float32"}
     flags |= {"max-num-seqs": SEQUENCES, "max-model-len": 4096, "kv-cache-memory-bytes": 2**27}
     words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *words, "--enforce-eager"]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "DO_NOT_TRACK": "1"}
+    env = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "DO_NOT_TRACK": "1"}
     started = time.monotonic()
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
+    process = forked.start(serve, [*words, "--enforce-eager"], folder, **env)
     try:
         root = f"http://127.0.0.1:{port}"
-        up = wait_for(lambda: process.poll() is not None or _healthy(root), START_LIMIT_S)
+        up = wait_for(lambda: not process.is_alive() or _healthy(root), START_LIMIT_S)
         assert up, f"no server within {START_LIMIT_S} s"
-        assert process.poll() is None, (folder / "log").read_text()[-3000:]
+        assert process.is_alive(), (folder / "log.txt").read_text()[-3000:]
         yield Served(root, time.monotonic() - started)
     finally:
         process.terminate()
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(STOP_LIMIT_S)
+        process.join(STOP_LIMIT_S)
         # Its workers too, if it did not end them; none is left when it did.
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        process.wait(5)
+        process.join(5)
+
+
+def serve(words: list[str]) -> None:
+    """`vllm serve`, as its own module starts it."""
+    sys.argv = ["vllm", *words]
+    runpy.run_module("vllm.entrypoints.openai.api_server", run_name="__main__")
 
 
 def _healthy(root: str) -> bool:

@@ -13,8 +13,6 @@ from tests.support.ranks import run_two
 
 pytestmark = pytest.mark.slow
 
-DEADLINE_S = 400
-
 
 def long_and_short() -> tuple[Groups, Groups]:
     """Few tokens on one rank, many on the other."""
@@ -59,7 +57,7 @@ def worker(rank: int, port: int, policy: str, folder: str, cases: list[tuple[str
 def on_two_ranks(folder, cases):
     """What each rank got in each case, and the policy they started from."""
     tiny_llama(folder / "policy", initializer_range=0.1)
-    run_two(worker, str(folder / "policy"), str(folder), cases, deadline_s=DEADLINE_S)
+    run_two(worker, str(folder / "policy"), str(folder), cases)
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)], str(folder / "policy")
 
 

@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from capo_lit.records.results import read_result
-from tests.support.killed import REPO, command, end, killed_at, weights_of
+from tests.support.forked import REPO
+from tests.support.killed import command, end, killed_at, weights_of
 
 # In every run of the tests: tests/training/test_lm_eval_callback.py.
 pytestmark = [pytest.mark.slow, pytest.mark.nightly, pytest.mark.timeout(1200)]

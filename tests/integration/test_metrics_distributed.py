@@ -1,15 +1,14 @@
 """avg@k, pass@k, maj@k and intervals over two processes whose batches differ in number and size."""
 
-import socket
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from capo_lit.evaluation.at_k import AvgAtK, MajAtK, PassAtK
 from capo_lit.evaluation.interval import MeanInterval
+from tests.support.ranks import run_two
 
 NAN = float("nan")
 # Three problems on rank 0 in two updates of different width, one on rank 1.
@@ -43,10 +42,7 @@ def worker(rank: int, port: int, folder: str) -> None:
 # The second rank's `idle` has no update; torchmetrics warns, and the sum over ranks is right all the same.
 @pytest.mark.filterwarnings("ignore:The ``compute`` method")
 def test_two_processes_report_the_mean_over_all_problems(tmp_path: Path) -> None:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    mp.spawn(worker, args=(port, str(tmp_path)), nprocs=2)
+    run_two(worker, str(tmp_path))
     for rank in (0, 1):
         result = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         # avg: (1/4 + 0 + 2/3 + 1/1) / 4 = 23/48; the mean of the two ranks' means would be (11/36 + 1) / 2

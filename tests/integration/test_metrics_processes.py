@@ -27,7 +27,6 @@ from tests.support.ranks import run_two
 
 pytestmark = pytest.mark.slow
 
-DEADLINE_S = 400
 TOLERANCE = 1e-5
 # Of the machine, or of how rows are laid out in micro-batches, and not of the rollouts.
 OWN = {"policy/pad_frac", "policy/train_tokens_per_s", "rollout/tokens_per_s", "sft/tokens_per_s", "time/update_s"}
@@ -161,7 +160,7 @@ def both(tmp_path_factory):
     """What each rank logged in each case, and the policy they started from."""
     folder = tmp_path_factory.mktemp("ranks")
     tiny_llama(folder / "policy", initializer_range=0.1)
-    run_two(worker, str(folder / "policy"), str(folder), deadline_s=DEADLINE_S)
+    run_two(worker, str(folder / "policy"), str(folder))
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)], str(folder / "policy")
 
 

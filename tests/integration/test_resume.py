@@ -1,13 +1,13 @@
 """Kill -9 a real run, resume it, and compare it with the run that was left alone."""
 
 import random
-import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.support.killed import ENV, RUN_LIMIT_S, assert_same_run, command, end, killed_at
+from tests.support import forked
+from tests.support.killed import RUN_LIMIT_S, assert_same_run, command, end, killed_at
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -36,16 +36,15 @@ def test_killed_from_outside_at_random_moments(tmp_path: Path, initial: Path, un
     rng = random.Random(20)
     words = command(tmp_path / "run", initial, "--ckpt_path", "last")
     for _ in range(2):
-        with (tmp_path / "log.txt").open("ab") as log:
-            process = subprocess.Popen(words, cwd=tmp_path, env=ENV, stdout=log, stderr=log)
+        process = forked.start(forked.capo, words, tmp_path)
         deadline = time.monotonic() + RUN_LIMIT_S
         before = len(list((tmp_path / "run" / "records").glob("step-*.parquet")))
-        while process.poll() is None and time.monotonic() < deadline:
+        while process.is_alive() and time.monotonic() < deadline:
             if len(list((tmp_path / "run" / "records").glob("step-*.parquet"))) > before:
                 break
             time.sleep(0.02)
         time.sleep(rng.random() * 0.6)
         process.kill()
-        process.wait()
+        process.join()
     end(words, tmp_path)
     assert_same_run(untouched, tmp_path / "run")

@@ -1,16 +1,17 @@
 """The page of capo inspect in headless Chromium: what it loads and runs, how it looks, how fast it is."""
 
 import json
+import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from tests.support import forked
 from tests.support.browser import Browser
+from tests.support.http_world import wait_for
 from tests.support.viewer_page import chosen, count, page_of
 from tests.support.viewer_world import HOSTILE, hostile_run, long_run
 
@@ -25,20 +26,19 @@ def test_it_asks_for_nothing_but_itself(browser: Browser, small: str) -> None:
     assert browser.requests == [small]
 
 
-def test_served_it_is_the_same_and_ctrl_c_ends_it(browser: Browser, small: str) -> None:
+def test_served_it_is_the_same_and_ctrl_c_ends_it(browser: Browser, small: str, tmp_path: Path) -> None:
     run = Path(small.removeprefix("file://")).parent
-    code = "import sys; from capo_lit.cli.inspect import main; sys.exit(main(sys.argv[1:]))"
-    words = [sys.executable, "-c", code, str(run), "--serve", "0"]
     before = set(run.iterdir())
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, cwd=run) as process:
-        assert process.stdout is not None
-        url = process.stdout.readline().split()[0]
-        assert url.startswith("http://127.0.0.1:")
+    process, log = forked.start(forked.capo, ["inspect", str(run), "--serve", "0"], tmp_path), tmp_path / "log.txt"
+    try:
+        assert wait_for(lambda: log.exists() and "http://127.0.0.1:" in log.read_text(), 30)
+        url = next(word for word in log.read_text().split() if word.startswith("http://127.0.0.1:"))
         browser.open(url)
         assert count(browser) == 9
         assert browser.requests == [url]
-        process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 0
+        os.kill(process.pid, signal.SIGINT)
+    finally:
+        assert forked.status(process, 20) == 0
     assert set(run.iterdir()) == before  # nothing is written without --out
 
 

@@ -1,10 +1,7 @@
 """A small run of the real command, to be killed, resumed and compared with the run that was left alone."""
 
 import hashlib
-import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,21 +11,22 @@ import yaml
 
 from capo_lit.records.schema import read_records
 from capo_lit.training.callbacks.checkpoint import latest_checkpoint
+from tests.support import forked
+from tests.support.commands import ONE_WORKER
 
-REPO = Path(__file__).resolve().parents[2]
-ENV = {**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
 STEPS, EVERY, PER_STEP = 9, 2, 16
 RUN_LIMIT_S = 240
 
 
 def command(root: Path, model: Path, *extra: str) -> list[str]:
-    """A fit of 9 steps with a checkpoint every 2."""
+    """The words of a fit of 9 steps with a checkpoint every 2."""
     settings = {
         "policy": model,
         "trainer.default_root_dir": root,
         "trainer.max_steps": STEPS,
         "trainer.val_check_interval": 3,
         "validate_first": "false",
+        **ONE_WORKER,
         "checkpoint.every_n_steps": EVERY,
         "data.prompts_per_step": 4,
         "data.train.size": 24,  # six steps an epoch: the runs below cross into the second
@@ -40,15 +38,14 @@ def command(root: Path, model: Path, *extra: str) -> list[str]:
         "critique.judge.false_positive": 0.2,
         "critique.judge.false_negative": 0.2,
     }
-    config = str(REPO / "configs" / "quickstart.yaml")
+    config = str(forked.REPO / "configs" / "quickstart.yaml")
     flags = [word for key, value in settings.items() for word in (f"--{key}", str(value))]
-    return [sys.executable, "-m", "capo_lit.cli", "fit", "--config", config, *flags, *extra]
+    return ["fit", "--config", config, *flags, *extra]
 
 
 def run(words: list[str], cwd: Path) -> int:
-    """Exit status; what it said is added to `cwd`/log.txt."""
-    with (cwd / "log.txt").open("ab") as log:
-        return subprocess.run(words, cwd=cwd, env=ENV, stdout=log, stderr=log, timeout=RUN_LIMIT_S).returncode
+    """Exit status of `capo WORDS...`; what it said is added to `cwd`/log.txt."""
+    return forked.status(forked.start(forked.capo, words, cwd), RUN_LIMIT_S)
 
 
 def end(words: list[str], cwd: Path) -> None:

@@ -7,13 +7,16 @@ from typing import Any
 
 import torch.multiprocessing as mp
 
+from tests.support import forked
 
-def run_two(worker: Callable[..., None], *args: Any, deadline_s: float) -> None:
+
+def run_two(worker: Callable[..., None], *args: Any, deadline_s: float = 240) -> None:
     """Run worker(rank, port, *args) in two processes; ranks that wait for each other fail at the deadline."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-    context = mp.spawn(worker, args=(port, *args), nprocs=2, join=False)
+    forked.serve()
+    context = mp.start_processes(worker, args=(port, *args), nprocs=2, join=False, start_method="forkserver")
     until = time.monotonic() + deadline_s
     try:
         while not context.join(timeout=1):
