@@ -120,12 +120,13 @@ def test_gold_answers_of_the_real_rows_are_right_by_our_verifier() -> None:
 def test_a_real_model_answers_real_rows() -> None:
     engine = HFEngine(str(smollm2.prepare()), dtype="float32")
     engine.max_model_len = 2048
-    tasks = load_tasks(list(ROWS), data_dir=str(DATA), repeats=2, gen_kwargs={"max_gen_toks": 24})
+    names = ["capo_amc23", "capo_gsm8k"]  # one that is sampled, one that is greedy
+    tasks = load_tasks(names, data_dir=str(DATA), repeats=2, gen_kwargs={"max_gen_toks": 24})
     lm = EngineLM(engine)
     values = run_tasks(lm, tasks, limit=1, apply_chat_template=True)
-    assert set(values) == {f"{name}/{metric}" for name in ROWS for metric in ("avg_at_k", "pass_at_k", "unknown_frac")}
+    assert set(values) == {f"{name}/{metric}" for name in names for metric in ("avg_at_k", "pass_at_k", "unknown_frac")}
     assert all(0.0 <= value <= 1.0 for value in values.values())
-    assert 8 * 2 < lm.generated_tokens <= 8 * 24
+    assert 4 * 2 < lm.generated_tokens <= 4 * 24
     engine.close()
 
 

@@ -163,7 +163,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     process = forked.start(serve, [*words, "--enforce-eager"], folder, **env)
     try:
         root = f"http://127.0.0.1:{port}"
-        up = wait_for(lambda: not process.is_alive() or _healthy(root), START_LIMIT_S)
+        up = wait_for(lambda: not process.is_alive() or _healthy(root), START_LIMIT_S, every=0.2)
         assert up, f"no server within {START_LIMIT_S} s"
         assert process.is_alive(), (folder / "log.txt").read_text()[-3000:]
         yield Served(root, time.monotonic() - started)

@@ -17,7 +17,7 @@ from tests.support.judging import SEED, rollout
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 pytest.importorskip("vllm")
 
-ROLLOUTS, K, SLOTS = 6, 8, 16
+ROLLOUTS, K, SLOTS = 4, 8, 16
 SAMPLING = Sampling(max_tokens=200)
 
 

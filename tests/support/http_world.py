@@ -43,8 +43,8 @@ def ask(index: int = 0, text: str = "hello", **sampling: float) -> Request:
     return Request(f"r{index}", ({"role": "user", "content": f"{text} {index}"},), Sampling(**sampling), seed=index)
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
+def wait_for(condition: Callable[[], bool], seconds: float = 5.0, every: float = 0.005) -> bool:
     end = time.monotonic() + seconds
     while not condition() and time.monotonic() < end:
-        time.sleep(0.005)
+        time.sleep(every)
     return condition()
