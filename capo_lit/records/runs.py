@@ -20,7 +20,10 @@ CONFIG, RESULT, LOG = "config.yaml", "result.json", "log.txt"
 REFUSED = "refused.txt"  # why the job that was asked for last was not run in a folder of another one
 
 # Settings that name places, not what is trained: runs that differ in them alone are runs of one system.
-_PLACES = ("trainer.default_root_dir", "trainer.logger", "record.", "export.", "checkpoint.", "results.", "ckpt_path")
+_PLACES = (
+    "trainer.default_root_dir", "trainer.logger", "record.", "export.", "checkpoint.", "results.", "ckpt_path",
+    "trainer.devices", "trainer.num_nodes", "trainer.strategy",  # a step does not depend on how many processes share it
+)  # fmt: skip
 _SEEDS = ("seed", "seed_everything")
 _LABEL_FILE = "label.txt"
 
