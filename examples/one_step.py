@@ -21,8 +21,8 @@ from capo_lit.batch.step import StepBatch
 from capo_lit.core.loss import loss_means, policy_loss
 from capo_lit.engines.hf import HFEngine
 from capo_lit.records.table import batch_table
+from capo_lit.training.loading import load_policy
 from capo_lit.training.logprobs import response_logprobs
-from capo_lit.training.policy import load_policy
 from capo_lit.training.rollouts import Sampler
 from capo_lit.verifier.pool import Verifier
 

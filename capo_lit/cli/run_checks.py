@@ -53,6 +53,12 @@ _REFUSED: tuple[tuple[str, Refused, str, str], ...] = (
         "--trainer.precision",
     ),
     (
+        "strategy",
+        lambda value: any(word in str(value).lower() for word in ("fsdp", "deepspeed", "xla")),
+        "ddp, or lightning.pytorch.strategies.ModelParallelStrategy, which shards the policy (FSDP2)",
+        "--trainer.strategy, as configs/hardware/gpu8_fsdp.yaml has it",
+    ),
+    (
         "overfit_batches",
         lambda value: value not in (None, 0),
         "0, since every epoch goes on to other batches",

@@ -3,6 +3,7 @@
 import os
 import sys
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from capo_lit.training.callbacks.progress import default_progress
 from capo_lit.training.callbacks.record import RecordCallback
 from capo_lit.training.callbacks.results import ResultsCallback
 from capo_lit.training.callbacks.rollout import RolloutCallback
+from capo_lit.training.loading import loading_deferred
 from capo_lit.training.policy import PolicyModule
 
 _HARMLESS = (
@@ -77,7 +79,9 @@ class CapoCLI(LightningCLI):
         """Build everything, after what can be refused without loading anything."""
         self._check()
         super()._set_seed()
-        with in_our_words(self._leaves()):
+        # With shards only the first process reads the weights, when the strategy is set up.
+        sharded = "ModelParallel" in str(self._get(self.config, "trainer", default={}).get("strategy"))
+        with in_our_words(self._leaves()), loading_deferred() if sharded else nullcontext():
             super().instantiate_classes()
 
     def _run_subcommand(self, subcommand: str) -> None:

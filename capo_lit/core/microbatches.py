@@ -26,6 +26,30 @@ def plan_microbatches(lengths: Sequence[int], budget: int) -> list[list[int]]:
     return plan
 
 
+def cut_microbatches(plan: Sequence[Sequence[int]], count: int) -> list[list[int]]:
+    """Cut micro-batches in two, those of most rows first, until there are `count`.
+
+    Args:
+        plan: as `plan_microbatches` gives it.
+        count: how many; at most as many as there are rows.
+
+    Returns:
+        The same rows in the same order; `plan` itself if it has that many already.
+
+    Raises:
+        ValueError: if there are fewer rows.
+    """
+    rows = sum(map(len, plan))
+    if count > rows:
+        raise ValueError(f"got {rows} rows; expected at least the {count} micro-batches that they are cut into")
+    parts = [list(part) for part in plan]
+    while len(parts) < count:
+        index = max(range(len(parts)), key=lambda place: len(parts[place]))
+        part = parts[index]
+        parts[index : index + 1] = [part[: len(part) // 2], part[len(part) // 2 :]]
+    return parts
+
+
 def padded_tokens(lengths: Sequence[int], plan: Sequence[Sequence[int]]) -> int:
     """Tokens of the micro-batches, padding included."""
     return sum(len(rows) * max(lengths[row] for row in rows) for rows in plan)

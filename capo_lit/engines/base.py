@@ -88,6 +88,12 @@ class Engine(ABC):
     def step(self, timeout_s: float = 1.0) -> None:
         """Advance the work in flight once, or wait up to `timeout_s` for a server to do so."""
 
+    def start(self) -> None:  # noqa: B027  (optional hook: a server runs already)
+        """Load the model now, and not at first use: where processes must do so together, each calls this."""
+
+    def rest(self) -> None:  # noqa: B027  (optional hook: most engines share no memory with a trainer)
+        """Give memory back until the next use. Weights that were pushed may be dropped: `version` is then None."""
+
     def close(self) -> None:  # noqa: B027  (optional hook: most engines own nothing that outlives them)
         """Give back memory and processes."""
 

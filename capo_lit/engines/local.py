@@ -167,6 +167,11 @@ class LocalEngine(Engine, SyncsWeights):
         future.add_done_callback(lambda done: self._drop_cancelled(request.request_id, done))
         return future
 
+    def start(self) -> None:
+        """Load the model, if that has not been done; see Engine.start."""
+        with self._lock:
+            self._start_once()
+
     def step(self, timeout_s: float = 1.0) -> None:
         """Advance all requests in flight once; what finishes, finishes its future."""
         with self._lock:

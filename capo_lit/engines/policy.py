@@ -118,6 +118,11 @@ class PolicyEngine(Engine):
         """Advance whatever is in flight in the bound engine, rollouts included."""
         self.bound.step(timeout_s)
 
+    def start(self) -> None:
+        """Load the initial policy; that of the rollouts is not this one's to start."""
+        if self.weights == "initial":
+            self.bound.start()
+
     def close(self) -> None:
         """Give back the initial policy's engine; that of the rollouts is not this one's to close."""
         if self.weights == "initial" and self._bound is not None:
@@ -139,6 +144,21 @@ def bind_policy(judge: object, engine: Engine, policy: str) -> None:
     own = getattr(judge, "engine", None)
     if isinstance(own, PolicyEngine):
         own.bind(engine, policy)
+
+
+def start_engines(*owners: object) -> None:
+    """Start the engines of judges, samplers and sources of outcomes, in this order.
+
+    Engines in data-parallel processes agree on their caches when they start, so all processes must start them
+    together; one that waited for its first request would wait for processes that never ask.
+
+    Args:
+        owners: whatever may have an attribute `engine`, or None.
+    """
+    for owner in owners:
+        engine = getattr(owner, "engine", None)
+        if isinstance(engine, Engine):
+            engine.start()
 
 
 def _check(engine: Engine, weights: Weights) -> None:

@@ -28,7 +28,10 @@ class VLLMEngine(ScoresPrompts):
     Logprobs are those of the distribution that was sampled from (temperature and truncation applied); at temperature
     0, those at temperature 1. Random states, threads and environment of the process are left as they were.
 
-    On a GPU its memory is the trainer's while no request is in flight.
+    On a GPU one engine of a process can give its memory to the trainer, and the first that starts is the one: after
+    `rest`, and until weights are pushed anew, if its weights are pushed; else whenever no request is in flight. Any
+    further engine keeps its share. In a data-parallel process it runs on the process's own device, and all processes
+    must start their engines together.
 
     Two limits come from vLLM: on CPU a head size of 16 cannot run, and torch.distributed is initialised, with this
     process alone, unless the trainer has done so before.
@@ -73,7 +76,7 @@ class VLLMEngine(ScoresPrompts):
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._names: ParameterNames | None = None
         self._internal: dict[str, str] = {}
-        self._cpu = self._asleep = False
+        self._cpu = self._sleeps = self._asleep = False
         self.prompt_tokens = 0
         """Prompt tokens of all finished requests."""
         self.cached_tokens = 0
@@ -101,8 +104,31 @@ class VLLMEngine(ScoresPrompts):
         with self._lock:
             self._fail_all(RuntimeError("the engine was closed"))
             llm, self._llm, self._started, self._version = self._llm, None, False, None
+            self._asleep, self._fault = False, None
             if llm is not None:
                 vllm_process.release(llm)
+
+    def rest(self) -> None:
+        """Give a GPU's memory back until the next use; see Engine.rest.
+
+        Weights that a push brought are dropped, not copied to the host: the next push brings others anyway. Requests
+        are refused until then.
+
+        Raises:
+            EngineError: if requests are in flight.
+        """
+        with self._lock:
+            if not self._sleeps or self._asleep or self._llm is None:
+                return
+            if self._flights:
+                raise EngineError(f"rest with {len(self._flights)} requests in flight", "none", self._name)
+            if self._version is None and self._fault is None:
+                self._sleep(1)
+                return
+            self._sleep(2)
+            expected = "weights pushed again before the next request (Sampler.push)"
+            self._fault = EngineError("a request after the weights were dropped", expected, self._name)
+            self._version = None
 
     @property
     def _running(self) -> "LLM":
@@ -128,10 +154,14 @@ class VLLMEngine(ScoresPrompts):
                 ) from error
             vllm_process.prepare()
             self._cpu = bool(current_platform.is_cpu())
+            self._sleeps = not self._cpu and vllm_process.may_sleep()
             try:
                 self._llm = LLM(**self._arguments, **self._platform_arguments())
-            except (ValueError, RuntimeError, OSError) as error:
-                raise EngineError(f"a vLLM that does not start: {error}", "a running engine", self._name) from error
+            except (ValueError, RuntimeError, OSError, AssertionError) as error:
+                change = "" if self._cpu else "gpu_memory_utilization (of this engine and of others in its process)"
+                raise EngineError(
+                    f"a vLLM that does not start: {error}", "a running engine", self._name, change
+                ) from error
         vllm_process.keep(self._llm)
 
     def _platform_arguments(self) -> dict[str, Any]:
@@ -144,12 +174,13 @@ class VLLMEngine(ScoresPrompts):
             "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
             "use_tqdm_on_load": False,
             "enforce_eager": self._cpu,  # compiling takes a minute there, and gains nothing
+            **vllm_process.launcher(),
         }
         if self._cpu:
             # Chunked prefill winds a seeded request's generator back, which the CPU's cannot do: vLLM would crash.
             cpu = {"block_size": _CPU_BLOCK, "enable_chunked_prefill": False}
             return common | cpu | {"kv_cache_memory_bytes": int(self._kv_cache_gib * 2**30)}
-        return common | {"gpu_memory_utilization": self._gpu_share, "enable_sleep_mode": True}
+        return common | {"gpu_memory_utilization": self._gpu_share, "enable_sleep_mode": self._sleeps}
 
     def _context(self) -> int:
         return int(self._running.llm_engine.model_config.max_model_len)
@@ -205,9 +236,13 @@ class VLLMEngine(ScoresPrompts):
         return Generated(request_id, ids, logprobs, reasons[answer.finish_reason])
 
     def _idle(self) -> None:
-        if not self._cpu and self._llm is not None and not self._asleep:
-            self._llm.llm_engine.sleep(level=1)
-            self._asleep = True
+        # Weights that are pushed stay awake until `rest`: between two requests nobody may be there to push them again.
+        if self._sleeps and self._version is None and self._llm is not None and not self._asleep:
+            self._sleep(1)
+
+    def _sleep(self, level: int) -> None:
+        self._running.llm_engine.sleep(level=level)
+        self._asleep = True
 
     def _wake(self) -> None:
         if self._asleep:

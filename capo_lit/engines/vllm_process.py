@@ -30,6 +30,34 @@ def prepare() -> None:
         _Groups.borrowed = torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
+def may_sleep() -> bool:
+    """Whether the next engine may give its memory back: vLLM's allocator for that serves one engine of a process."""
+    return not any(llm.llm_engine.model_config.enable_sleep_mode for llm in _OPEN)
+
+
+def launcher() -> dict[str, str]:
+    """What makes an engine of a data-parallel process one of its own, on the process's own device.
+
+    Sets RANK and LOCAL_RANK, which vLLM reads and Lightning's launcher does not set, or not both; within
+    `process_kept` they are taken back.
+
+    Returns:
+        Arguments of LLM; none in a process that is alone.
+    """
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    # A group of vLLM's own has one member.
+    if not distributed or torch.distributed.get_world_size() == 1:
+        return {}
+    rank = torch.distributed.get_rank()
+    os.environ["RANK"] = str(rank)
+    if torch.cuda.is_available():
+        # The trainer's device, which with --trainer.devices 2,3 is not the one of the local rank's number.
+        os.environ["LOCAL_RANK"] = str(torch.cuda.current_device())
+    else:
+        os.environ.setdefault("LOCAL_RANK", str(rank))
+    return {"distributed_executor_backend": "external_launcher"}
+
+
 def keep(llm: "LLM") -> None:
     """Hold an engine until `release`."""
     _OPEN.append(llm)
@@ -62,7 +90,10 @@ def repack(model: torch.nn.Module) -> None:
 
 # vLLM sets these for worker processes of its own. Ours (verifiers, data loaders) must not inherit them: a preloaded
 # OpenMP runtime, a changed library path, a local world size that is not the trainer's.
-_ENVIRONMENT = ("LD_PRELOAD", "LD_LIBRARY_PATH", "LOCAL_WORLD_SIZE", "OMP_NUM_THREADS", "TORCHINDUCTOR_COMPILE_THREADS")
+_ENVIRONMENT = (
+    "LD_PRELOAD", "LD_LIBRARY_PATH", "LOCAL_WORLD_SIZE", "OMP_NUM_THREADS", "TORCHINDUCTOR_COMPILE_THREADS",
+    "RANK", "LOCAL_RANK",  # set by `launcher`
+)  # fmt: skip
 
 
 @contextmanager
@@ -72,7 +103,8 @@ def random_state_kept() -> Iterator[None]:
     numpy = sys.modules.get("numpy")
     python, cpu = random.getstate(), torch.get_rng_state()
     array = numpy.random.get_state() if numpy else None
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+    # Of the current device: an engine touches no other, and there may be eight.
+    cuda = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
     try:
         yield
     finally:
@@ -81,7 +113,7 @@ def random_state_kept() -> Iterator[None]:
         if numpy and array is not None:
             numpy.random.set_state(array)
         if cuda is not None:
-            torch.cuda.set_rng_state_all(cuda)
+            torch.cuda.set_rng_state(cuda)
 
 
 @contextmanager

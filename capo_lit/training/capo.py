@@ -18,7 +18,7 @@ from capo_lit.core.seeding import derive_seed
 from capo_lit.evaluation.reduction import Mean, Parts
 from capo_lit.evaluation.step import credit_metrics
 from capo_lit.training.logprobs import response_logprobs
-from capo_lit.training.policy import PolicyModule, load_policy
+from capo_lit.training.policy import PolicyModule
 from capo_lit.training.settings import LossConfig, OptimConfig, UpdateConfig
 
 
@@ -53,6 +53,7 @@ class CapoModule(PolicyModule):
     def training_step(self, batch: StepBatch, batch_idx: int) -> None:
         """One step of CAPO: token rewards and advantages from what was gathered, then PPO-clip on them."""
         batch.require_rollouts()  # waits for them, so that the time below is the update's
+        self.rest_engine()
         started = time.perf_counter()
         table = self.assign_credit(batch)
         values = self.update_policy(table, batch.step)
@@ -88,7 +89,7 @@ class CapoModule(PolicyModule):
         optimizer, lengths = self.optimizers(), table.lengths
         for picked in updates:
             normalizer = self._normalizer(table.mask[picked], table.max_tokens)
-            plan = plan_microbatches([lengths[row] for row in picked], self._budget)
+            plan = self.microbatches([lengths[row] for row in picked])
             for index, chosen in enumerate(plan):
                 # Data-parallel ranks exchange gradients once per update, with its last micro-batch.
                 with optimizer.toggle_model(sync_grad=index == len(plan) - 1):  # type: ignore[union-attr]
@@ -109,7 +110,7 @@ class CapoModule(PolicyModule):
     @torch.no_grad()
     def _fill_logprobs(self, table: TokenTable) -> None:
         """Logprobs and entropy before the first of several updates."""
-        for rows in plan_microbatches(table.lengths, self._budget):
+        for rows in self.microbatches(table.lengths):
             logprobs, entropy = self._forward(table.take(rows, self.device))
             table.put(rows, logprobs=logprobs, entropy=entropy)
 
@@ -145,7 +146,7 @@ class CapoModule(PolicyModule):
     @torch.no_grad()
     def _reference_logprobs(self, part: TokenTable) -> torch.Tensor:
         if self._reference is None:
-            reference = load_policy(self.policy_path).to(self.device, self.policy.dtype).requires_grad_(False)
+            reference = self.load_initial().to(self.device, self.policy.dtype).requires_grad_(False)
             object.__setattr__(self, "_reference", reference)
         return self._forward(part, self._reference)[0]
 

@@ -1,6 +1,6 @@
 """Logprobs of given responses under a Hugging Face causal LM, in micro-batches of a token budget."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +10,10 @@ from capo_lit.core.errors import ConfigError
 from capo_lit.core.logprobs import token_logprobs
 
 TokenIds = Sequence[int]
+SCORING = "logprobs_of"
+"""The method of a sharded model that scores: `logprobs_of`, with its weights gathered around it."""
+
+Scoring = Callable[..., tuple[torch.Tensor, torch.Tensor]]
 
 
 def head_arguments(model: Any) -> dict[str, Any]:
@@ -37,11 +41,25 @@ def response_logprobs(
         prompts: r token sequences.
         responses: r token sequences, each the continuation of its prompt.
         temperature: logits are divided by it, as the engine divided them when it sampled.
-        chunk_tokens: tokens whose logits exist at one time; by default what 128 MiB hold.
+        chunk_tokens: tokens whose logits exist at one time; by default what 128 MiB hold, on a GPU 512 MiB.
 
     Returns:
         (logprobs, entropies), both (r, t) float32 with t the longest response; entropies are detached. Padding is 0.
     """
+    scoring: Scoring | None = getattr(model, SCORING, None)
+    if scoring is None:
+        return logprobs_of(model, prompts, responses, temperature, chunk_tokens)
+    return scoring(prompts, responses, temperature, chunk_tokens)
+
+
+def logprobs_of(
+    model: Any,
+    prompts: Sequence[TokenIds],
+    responses: Sequence[TokenIds],
+    temperature: float,
+    chunk_tokens: int | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """As `response_logprobs`, with a model whose weights are all there."""
     device = model.get_output_embeddings().weight.device
     ids = pad_rows([(*p, *r) for p, r in zip(prompts, responses, strict=True)], 0, torch.long).to(device)
     hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state

@@ -10,8 +10,8 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from capo_lit.batch.facts import Prompt
 from capo_lit.batch.sampling import Sampling
@@ -22,39 +22,13 @@ from capo_lit.core.seeding import derive_seed
 from capo_lit.evaluation.names import check_names, spec
 from capo_lit.evaluation.reduction import Part, check_parts, reduced
 from capo_lit.evaluation.validation import Evaluation
-from capo_lit.training.logprobs import check_head, response_logprobs
+from capo_lit.training.loading import is_deferred, load_policy
+from capo_lit.training.logprobs import response_logprobs
 from capo_lit.training.rollouts import Sampler
 from capo_lit.training.settings import OptimConfig, UpdateConfig, lr_factor
+from capo_lit.training.sharding import even_plan, gathered_state, is_sharded, load_sharded, sharding_mesh
 
 _BETAS = (0.9, 0.999)  # of AdamW; the paper gives none
-
-
-def load_policy(path: str, gradient_checkpointing: bool = False) -> Any:
-    """Load a causal LM in fp32 with every dropout off.
-
-    Dropout would make the trainer's policy another one than the engine's: with it the ratio of an unchanged policy is
-    not 1. Code from the model's repository is never run.
-
-    Raises:
-        ConfigError: if there is no such model, or its head is not supported.
-    """
-    try:
-        config = AutoConfig.from_pretrained(path)
-        text = config.get_text_config()
-        for name, value in text.to_dict().items():
-            if "dropout" in name and isinstance(value, float):
-                setattr(text, name, 0.0)
-        model = AutoModelForCausalLM.from_pretrained(path, config=config, dtype=torch.float32)
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"policy {path!r}, which does not load: {error}",
-            "a directory or hub id of a Hugging Face causal LM",
-            change="--policy",
-        ) from error
-    if gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    check_head(model)
-    return model.train()
 
 
 class PolicyModule(LightningModule):
@@ -76,7 +50,7 @@ class PolicyModule(LightningModule):
         # Manual, so that one Lightning batch is one batch of rollouts whatever the number of optimizer steps.
         self.automatic_optimization = False
         self.policy_path, self.optim, self.update, self.seed = policy, optim, update, seed
-        self.policy = load_policy(policy, update.gradient_checkpointing)
+        self.policy: Any = None if is_deferred() else load_policy(policy, update.gradient_checkpointing)
         # In the state dict: a policy loaded alone, by `capo validate`, knows its version too.
         self.register_buffer("updates", torch.zeros((), dtype=torch.long))
         self.updates: torch.Tensor
@@ -86,16 +60,59 @@ class PolicyModule(LightningModule):
         self.last_lr = 0.0
         self._parts: dict[str, Part] = {}
 
+    def configure_model(self) -> None:
+        """Put the policy in shards where the Trainer's strategy has it so, or load it if that was left to now."""
+        mesh, checkpointing = self._mesh, self.update.gradient_checkpointing
+        if mesh is None:
+            self.policy = self.policy or load_policy(self.policy_path, checkpointing)
+        elif not is_sharded(self.policy):
+            self.policy = load_sharded(self.policy_path, mesh, self._bf16, checkpointing, self.policy)
+
+    def load_initial(self) -> Any:
+        """Once more the model that training starts from, whole or in shards as the policy is."""
+        mesh = self._mesh
+        return load_policy(self.policy_path) if mesh is None else load_sharded(self.policy_path, mesh, self._bf16)
+
+    @property
+    def _mesh(self) -> DeviceMesh | None:
+        return sharding_mesh(self._trainer.strategy if self._trainer else None)
+
+    @property
+    def _bf16(self) -> bool:
+        return self.trainer.precision == "bf16-mixed"
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """Of the forward pass; under bf16-mixed another than the weights'."""
+        return torch.bfloat16 if self._bf16 else self.policy.dtype
+
+    def microbatches(self, lengths: Sequence[int]) -> list[list[int]]:
+        """Rows of each micro-batch, see `plan_microbatches`; equally many on every process if the policy is sharded.
+
+        Args:
+            lengths: tokens of each row, prompt and response together.
+        """
+        plan = plan_microbatches(lengths, self.update.tokens_per_microbatch)
+        return even_plan(plan, self.trainer.strategy) if is_sharded(self.policy) else plan
+
     @property
     def version(self) -> int:
         """Policy version: optimizer steps that the weights have seen."""
         return int(self.updates)
 
     def engine_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Names and detached tensors, as an engine that loads this architecture expects them."""
+        """Names and detached tensors, as an engine that loads this architecture expects them.
+
+        A sharded policy is gathered one tensor at a time: every process draws all of them.
+        """
         for name, parameter in self.policy.named_parameters():
             tensor = parameter.detach()
             yield name, tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+    def rest_engine(self) -> None:
+        """Before an update: it has the memory of the engine, which comes back with the next push."""
+        if self.sampler is not None:
+            self.sampler.rest()
 
     def measure(self, parts: Mapping[str, Part]) -> None:
         """Note what this process knows of the step's metrics; all are reduced together when the step ends."""
@@ -116,6 +133,7 @@ class PolicyModule(LightningModule):
         for name, value in check_names(values).items():
             self.log(name, value, prog_bar=spec(name).prog_bar, batch_size=batch_size)
 
+    @torch.inference_mode(False)  # of validation: gathered weights of a sharded policy must not stay inference tensors
     @torch.no_grad()
     def score(
         self, prompts: Sequence[Prompt], responses: Sequence[Sequence[int]], temperature: float = 1.0
@@ -132,7 +150,7 @@ class PolicyModule(LightningModule):
         """
         lengths = [len(p.ids) + len(r) for p, r in zip(prompts, responses, strict=True)]
         scores: list[list[float]] = [[] for _ in responses]
-        for rows in plan_microbatches(lengths, self.update.tokens_per_microbatch):
+        for rows in self.microbatches(lengths):
             picked = [responses[row] for row in rows]
             with self.trainer.precision_plugin.forward_context():
                 logprobs, _ = response_logprobs(self.policy, [prompts[row].ids for row in rows], picked, temperature)
@@ -159,7 +177,9 @@ class PolicyModule(LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW with warm-up and schedule, stepped once per optimizer step."""
         config = self.optim
-        optimizer = torch.optim.AdamW(self.parameter_groups(), betas=_BETAS)
+        # One kernel for all on a GPU: the default there holds a copy of every parameter meanwhile.
+        fused = True if self.device.type == "cuda" else None
+        optimizer = torch.optim.AdamW(self.parameter_groups(), betas=_BETAS, fused=fused)
         # A dry run has too few steps for a schedule, whose settings are not at fault.
         schedule = "constant" if self.trainer.fast_dev_run else config.schedule  # type: ignore[attr-defined]
         factor = lr_factor(schedule, config.warmup_steps, self.trainer.max_steps)
@@ -192,7 +212,8 @@ class PolicyModule(LightningModule):
             UpdateError: if the norm is not finite.
         """
         limit = self.optim.grad_clip or float("inf")
-        norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), limit))
+        total = torch.nn.utils.clip_grad_norm_(model.parameters(), limit)
+        norm = float(total.full_tensor() if isinstance(total, DTensor) else total)
         if not norm < float("inf"):
             raise UpdateError(
                 f"a gradient of norm {norm}",
@@ -228,8 +249,13 @@ class PolicyModule(LightningModule):
         self._log_evaluation("test")
 
     def export(self, directory: Path) -> None:
-        """Save the policy as a Hugging Face directory (weights only; the tokenizer is the caller's)."""
-        self.policy.save_pretrained(directory)
+        """Save the policy as a Hugging Face directory (weights only; the tokenizer is the caller's).
+
+        The first process writes; every process must call this, since shards are gathered.
+        """
+        state = gathered_state(self.policy) if is_sharded(self.policy) else None
+        if self.global_rank == 0:
+            self.policy.save_pretrained(directory, state_dict=state)
 
     def _evaluation(self) -> Evaluation:
         if self.evaluation is None:

@@ -97,7 +97,9 @@ def _take_done(items: list[_Item]) -> list[_Item]:
 class Policy(Protocol):
     """What a Sampler needs of the policy that its engine follows; PolicyModule has it."""
 
-    dtype: torch.dtype
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """Of its forward pass."""
 
     @property
     def version(self) -> int:
@@ -134,7 +136,7 @@ def probe_gap(engine: Engine, policy: Policy, prompt: Prompt) -> float:
         )
     (scored,) = policy.score([prompt], [completion.ids])
     gap = sum(abs(a - b) for a, b in zip(completion.logprobs, scored, strict=True)) / len(scored)
-    exact = engine.dtype == torch.float32 and policy.dtype == torch.float32
+    exact = engine.dtype == torch.float32 and policy.compute_dtype == torch.float32
     limit = EXACT_GAP if exact else LOW_PRECISION_GAP
     if not gap <= limit:
         raise EngineError(
@@ -176,6 +178,10 @@ class Sampler:
         """Bring the engine to the policy's weights, if it has others."""
         if self.engine.version != policy.version:
             self._weights.load_weights(policy.engine_weights(), policy.version)
+
+    def rest(self) -> None:
+        """Let the trainer have the engine's memory; the next push brings the engine back."""
+        self.engine.rest()
 
     def sync(self, policy: Policy, prompt: Prompt) -> bool:
         """Push, and at the first time check on a prompt that engine and trainer agree; whether it was the first.

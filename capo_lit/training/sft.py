@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 
-from capo_lit.core.microbatches import plan_microbatches
 from capo_lit.data.sft import SFTBatch
 from capo_lit.evaluation.reduction import Mean
 from capo_lit.training.logprobs import response_logprobs
@@ -36,6 +35,7 @@ class SFTModule(PolicyModule):
 
     def training_step(self, batch: SFTBatch, batch_idx: int) -> None:
         """One optimizer step on one batch of demonstrations."""
+        self.rest_engine()
         started = time.perf_counter()
         lengths = [len(ids) for ids in batch.ids]
         tokens = sum(lengths) - sum(batch.prompt_lengths)
@@ -43,7 +43,7 @@ class SFTModule(PolicyModule):
         # The mean over ranks of local sums over this is the sum over all ranks by the count over all ranks.
         count = float(self.trainer.strategy.reduce(local, reduce_op="mean"))
         optimizer: Any = self.optimizers()
-        plan, total = plan_microbatches(lengths, self.update.tokens_per_microbatch), 0.0
+        plan, total = self.microbatches(lengths), 0.0
         for index, rows in enumerate(plan):
             with optimizer.toggle_model(sync_grad=index == len(plan) - 1):
                 logprobs, _ = response_logprobs(

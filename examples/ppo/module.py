@@ -9,12 +9,12 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from capo_lit.batch.credit import CreditConfig, token_table
 from capo_lit.batch.facts import TokenTable
 from capo_lit.batch.step import StepBatch
-from capo_lit.core.errors import check_settings
+from capo_lit.core.errors import ConfigError, check_settings
 from capo_lit.core.loss import Sums
-from capo_lit.core.microbatches import plan_microbatches
 from capo_lit.evaluation.reduction import Mean, Parts
 from capo_lit.training.capo import CapoModule
 from capo_lit.training.settings import LossConfig, OptimConfig, UpdateConfig
+from capo_lit.training.sharding import is_sharded
 from examples.ppo.gae import explained_variance, gae, timed_rewards, value_loss, whiten
 from examples.ppo.value import ValueModel
 
@@ -94,7 +94,17 @@ class PPOModule(CapoModule):
     ) -> None:
         super().__init__(policy, optim, credit, loss, update, seed)
         self.ppo = ppo
-        self.value = ValueModel(self.policy)
+        self.value = ValueModel(self.policy) if self.policy else None
+
+    def configure_model(self) -> None:
+        """Refuse a policy in shards: its copy, the value model, would not lie in shards with it.
+
+        Raises:
+            ConfigError: if the strategy shards.
+        """
+        super().configure_model()
+        if is_sharded(self.policy):
+            raise ConfigError("a sharded policy", "a whole one on every process", "PPOModule", "--trainer.strategy ddp")
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Policy and value model in one optimizer: two would count every update twice in Lightning's steps."""
@@ -141,7 +151,7 @@ class PPOModule(CapoModule):
     def _old_values(self, table: TokenTable) -> torch.Tensor:
         """(n, t) float32 on the CPU."""
         values = torch.zeros(table.mask.shape, dtype=torch.float32)
-        for rows in plan_microbatches(table.lengths, self._budget):
+        for rows in self.microbatches(table.lengths):
             part = table.take(rows, self.device)
             new = self.value(part.prompts, part.responses)
             values[rows, : new.shape[1]] = new.cpu()

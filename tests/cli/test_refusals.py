@@ -27,6 +27,8 @@ from capo_lit.training.callbacks.progress import LineProgress
         ({"barebones": True}, "--trainer.barebones"),
         ({"precision": "16-mixed"}, "bf16-mixed"),
         ({"precision": 16}, "--trainer.precision"),
+        ({"strategy": "fsdp"}, "ModelParallelStrategy"),
+        ({"strategy": {"class_path": "lightning.pytorch.strategies.FSDPStrategy"}}, "gpu8_fsdp"),
         ({"overfit_batches": 0.5}, "--data.train"),
         ({"reload_dataloaders_every_n_epochs": 1}, "step 0"),
     ],
@@ -38,6 +40,8 @@ def test_a_setting_of_the_trainer_that_would_train_wrongly_is_refused(settings, 
 
 def test_what_is_usual_is_taken_and_an_evaluation_of_no_batches_is_not():
     usual = {"accumulate_grad_batches": 1, "precision": "bf16-mixed", "overfit_batches": 0.0, "limit_val_batches": 0}
+    for strategy in ("auto", "ddp", {"class_path": "lightning.pytorch.strategies.ModelParallelStrategy"}):
+        check_trainer({"strategy": strategy}, "fit")
     check_trainer({**usual, "gradient_clip_val": None, "enable_checkpointing": None, "barebones": False}, "fit")
     for stage, name in (("validate", "limit_val_batches"), ("predict", "limit_predict_batches")):
         with pytest.raises(ConfigError, match=f"--trainer.{name}"):
@@ -174,6 +178,16 @@ def test_a_file_that_is_no_checkpoint_is_one_line(tmp_path):
         with pytest.raises(ConfigError, match=f"{name}.*--ckpt_path") as caught:
             io.load_checkpoint(tmp_path / name, weights_only=True)
         assert "\n" not in str(caught.value)
+
+
+def test_a_folder_of_shards_is_no_file_and_is_removed_whole(tmp_path):
+    io, folder = AtomicCheckpointIO(), tmp_path / "step=3.ckpt"
+    folder.mkdir()
+    (folder / "meta.pt").write_bytes(b"")
+    with pytest.raises(ConfigError, match=r"a folder of shards.*ModelParallelStrategy.*consolidate_checkpoint"):
+        io.load_checkpoint(folder, weights_only=True)
+    io.remove_checkpoint(folder)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

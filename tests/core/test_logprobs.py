@@ -7,7 +7,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from capo_lit.core.logprobs import token_logprobs
+from capo_lit.core.logprobs import default_chunk, token_logprobs
 
 TOLERANCE = 1e-5
 SETTINGS = [
@@ -146,3 +146,9 @@ def test_the_default_chunk_keeps_its_logits_within_128_mib():
         token_logprobs(torch.ones(2**13 + 1, 1, device="meta"), torch.zeros(v, 1, device="meta"), targets)
     assert sizes.largest == 2**25
     assert sizes.products == 2
+
+
+def test_a_gpu_computes_about_a_thousand_tokens_of_a_large_vocabulary_at_a_time():
+    assert default_chunk("cuda", 128_256) == 1046  # 2^27 / 128256 = 1046.5
+    assert default_chunk("cpu", 128_256) == 261  # 2^25 / 128256 = 261.6
+    assert default_chunk("cpu", 2**26) == 1

@@ -11,6 +11,7 @@ from transformers import LlamaForCausalLM
 
 from capo_lit.batch.sampling import Sampling
 from capo_lit.core.errors import ConfigError, EngineError
+from capo_lit.engines import vllm_process
 from capo_lit.engines.base import Request
 from capo_lit.engines.vllm import VLLMEngine
 from tests.support.process_world import world
@@ -46,24 +47,63 @@ def test_a_second_engine_lives_and_dies_beside_the_first(
     assert gap(model, asked, run(engine, asked))[1] < 1e-4
 
 
-def test_a_gpu_sleeps_while_nothing_is_in_flight(
-    engine: VLLMEngine, model: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def calls(engine: VLLMEngine, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The order of the calls only: a CPU has no sleep mode, so vLLM's two methods are watched instead of run."""
     calls: list[str] = []
     core = engine._llm.llm_engine
-    monkeypatch.setattr(engine, "_cpu", False)
+    monkeypatch.setattr(engine, "_sleeps", True)
     monkeypatch.setattr(core, "sleep", lambda level: calls.append(f"sleep {level}"))
     monkeypatch.setattr(core, "wake_up", lambda: calls.append("wake"))
     monkeypatch.setattr(engine, "_asleep", False)
+    return calls
+
+
+def test_weights_that_were_pushed_are_dropped_when_the_trainer_needs_the_memory_and_must_be_pushed_again(
+    engine: VLLMEngine, model: LlamaForCausalLM, calls: list[str]
+) -> None:
+    engine.load_weights(model.named_parameters(), version=4)
+    future = engine.submit(requests(1, tokens=3)[0])
+    with pytest.raises(EngineError, match="1 requests in flight"):
+        engine.rest()
+    while not future.done():
+        engine.step()
+    assert calls == []  # a judge that is the policy may have more to ask
+    engine.rest()
+    engine.rest()
+    assert calls == ["sleep 2"]
+    assert engine.version is None
+    with pytest.raises(EngineError, match=r"weights were dropped.*pushed again"):
+        engine.submit(requests(1)[0]).result(0)
+    with pytest.raises(EngineError, match="weights were dropped"):
+        engine.score([((3,), (4,))])
+    assert calls == ["sleep 2"]
+    engine.load_weights(model.named_parameters(), version=4)
+    assert calls == ["sleep 2", "wake"]
+    asked = requests(2, tokens=3)
+    assert {reply.version for reply in run(engine, asked)} == {4}
+    assert gap(model, asked, run(engine, asked))[1] < 1e-4
+
+
+def test_one_engine_of_a_process_sleeps(engine: VLLMEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """vLLM's allocator serves one: a second engine that asked for it would die of an AssertionError."""
+    assert vllm_process.may_sleep()
+    monkeypatch.setattr(engine._llm.llm_engine.model_config, "enable_sleep_mode", True)
+    assert not vllm_process.may_sleep()
+
+
+def test_an_engine_that_is_never_pushed_sleeps_while_nothing_is_in_flight(
+    engine: VLLMEngine, calls: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "_version", None)
     futures = [engine.submit(request) for request in requests(2, tokens=3)]
     futures[0].cancel()
     assert calls == []
     while not futures[1].done():
         engine.step()
     assert calls == ["sleep 1"]
-    engine.load_weights(model.named_parameters(), version=1)
-    assert calls == ["sleep 1", "wake"]
+    engine.rest()  # it does already
+    assert calls == ["sleep 1"]
     engine.submit(requests(1)[0]).cancel()
     assert calls == ["sleep 1", "wake", "sleep 1"]
     # A request that is refused wakes nothing up for good.

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from lightning.pytorch import Trainer
+from torch.distributed.tensor import DTensor
 
 from capo_lit.batch.facts import CritiquedRollout, Prompt, Rollout
 from capo_lit.batch.sampling import Sampling
@@ -71,6 +72,11 @@ def make_batch(groups: Groups) -> StepBatch:
     return batch
 
 
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor of which this process may have a shard alone."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
 class Watch:
     """Keeps every gradient; starts off the reference model, so that the KL term has a gradient from the start."""
 
@@ -88,7 +94,7 @@ class Watch:
         self.backwards += 1
 
     def apply_gradient(self, optimizer) -> float:
-        self.gradients.append(torch.cat([p.grad.flatten().clone() for p in self.parameters()]))
+        self.gradients.append(torch.cat([whole(p.grad).flatten().clone() for p in self.parameters()]))
         return super().apply_gradient(optimizer)
 
     def log_metrics(self, values, batch_size) -> None:
@@ -96,7 +102,7 @@ class Watch:
         super().log_metrics(values, batch_size)
 
     def weights(self) -> torch.Tensor:
-        return torch.cat([p.detach().flatten() for p in self.parameters()])
+        return torch.cat([whole(p.detach()).flatten() for p in self.parameters()])
 
 
 class WatchedCapo(Watch, CapoModule):
@@ -113,11 +119,11 @@ def build(policy: str, how: str, budget: int) -> Watch:
 
 
 def fit(policy: str, batch: StepBatch, how: str, budget: int = WHOLE, **trainer) -> Watch:
-    """Both updates of one batch, in fp32 on the CPU."""
+    """Both updates of one batch on the CPU, in fp32 unless told otherwise."""
     module = build(policy, how, budget)
-    settings = {"devices": 1, **trainer}
+    settings = {"devices": 1, "precision": "32-true", **trainer}
     Trainer(
-        precision="32-true", max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False,
+        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False, **settings,
     ).fit(module, Loader([batch]))  # fmt: skip
     return module

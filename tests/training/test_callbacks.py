@@ -1,6 +1,7 @@
 """The callbacks over a scripted engine: what is synced, sampled, refused and counted."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -104,6 +105,19 @@ def test_an_engine_that_does_not_have_the_policys_weights_is_found_out(folder, m
     rollout = RolloutCallback(ScriptedEngine(say))  # it says -1 for every token
     with pytest.raises(EngineError, match=r"logprob difference.*does not compute with the policy's weights"):
         run(folder, rollout, CritiqueCallback(FirstStepWrong()))
+
+
+def test_the_limit_of_the_gap_is_that_of_the_less_precise_side(monkeypatch):
+    monkeypatch.setattr(rollouts, "LOW_PRECISION_GAP", 0.15)
+    monkeypatch.setattr(ScriptedEngine, "dtype", torch.float32)  # it says -1 for every token
+
+    def gap(dtype):
+        policy = SimpleNamespace(compute_dtype=dtype, score=lambda _, rows: [[-1.01] * len(row) for row in rows])
+        return rollouts.probe_gap(ScriptedEngine(say), policy, make_prompt("p"))
+
+    assert gap(torch.bfloat16) == pytest.approx(0.01)
+    with pytest.raises(EngineError, match=r"at most 0\.001"):
+        gap(torch.float32)
 
 
 def test_truncated_sampling_is_refused_while_the_importance_correction_is_on(folder):

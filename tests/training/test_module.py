@@ -236,6 +236,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run_and_leaves_the_weights(fold
 def test_bf16_takes_the_same_direction_as_fp32(folder, precision):
     exact = fit(folder, make_batch())
     half = fit(folder, make_batch(), precision=precision)
+    assert (exact.compute_dtype, half.compute_dtype) == (torch.float32, torch.bfloat16)
     flat = [torch.cat([g.float().flatten() for g in module.gradient.values()]) for module in (exact, half)]
     assert torch.cosine_similarity(*flat, dim=0) > 0.97
     batch = make_batch()

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from capo_lit.training.policy import load_policy
+from capo_lit.training.loading import load_policy
 from tests.support.doc_blocks import REPO
 
 FILE = REPO / "examples" / "one_step.py"

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from capo_lit.core.errors import ConfigError
-from capo_lit.core.microbatches import padded_tokens, plan_microbatches
+from capo_lit.core.microbatches import cut_microbatches, padded_tokens, plan_microbatches
 from capo_lit.training.logprobs import check_head, response_logprobs
 from tests.support.builders import tiny_llama
 
@@ -22,6 +22,18 @@ def test_every_row_is_in_one_microbatch_and_the_budget_holds(lengths, budget):
         assert len(rows) == 1 or len(rows) * max(lengths[row] for row in rows) <= budget
     widths = [max(lengths[row] for row in rows) for rows in plan]
     assert widths == sorted(widths, reverse=True)
+
+
+@given(st.lists(st.integers(1, 300), min_size=1, max_size=40), st.integers(1, 1000), st.data())
+def test_microbatches_are_cut_to_a_number_without_a_row_lost_or_moved(lengths, budget, data):
+    plan = plan_microbatches(lengths, budget)
+    count = data.draw(st.integers(1, len(lengths)))
+    cut = cut_microbatches(plan, count)
+    assert len(cut) == max(count, len(plan))
+    assert all(cut)
+    assert [row for rows in cut for row in rows] == [row for rows in plan for row in rows]
+    with pytest.raises(ValueError, match=f"got {len(lengths)} rows"):
+        cut_microbatches(plan, len(lengths) + 1)
 
 
 def test_sorting_by_length_pads_less_than_the_given_order():

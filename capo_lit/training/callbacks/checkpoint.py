@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
@@ -11,6 +12,7 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.strategies import ModelParallelStrategy
 
 from capo_lit.core.errors import ConfigError, one_line
 from capo_lit.evaluation.names import spec
@@ -30,7 +32,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Save `checkpoint` at the local `path`."""
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
+        partial = _partial(target)
         with partial.open("wb") as file:
             torch.save(checkpoint, file)
             file.flush()
@@ -43,6 +45,13 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         Raises:
             ConfigError: if the file is damaged, or no checkpoint of a Trainer.
         """
+        if Path(path).is_dir():
+            raise ConfigError(
+                f"checkpoint {str(path)!r}, a folder of shards",
+                "a single file, unless the policy is sharded over processes",
+                change="--trainer.strategy ModelParallelStrategy, or make a file of it with "
+                "`python -m lightning.pytorch.utilities.consolidate_checkpoint FOLDER`",
+            )
         try:
             checkpoint = super().load_checkpoint(path, *args, **kwargs)
         except (OSError, RuntimeError, ValueError, KeyError, EOFError, UnpicklingError) as error:
@@ -51,6 +60,20 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
             raise _no_checkpoint(path, "which holds no state of a run")
         return checkpoint
+
+    def remove_checkpoint(self, path: Any) -> None:
+        """Remove a checkpoint; of a folder nothing is left that looks like one, even if this is interrupted."""
+        target = Path(path)
+        if target.is_dir():
+            target = target.rename(_partial(target))
+            shutil.rmtree(target)
+        else:
+            super().remove_checkpoint(path)
+
+
+def _partial(target: Path) -> Path:
+    """Where a checkpoint lies while it is no whole one: such names are never loaded, and removed at the next fit."""
+    return target.with_name(f".{target.name}.partial-{os.getpid()}")
 
 
 class _InRunFolder(ModelCheckpoint):
@@ -64,8 +87,21 @@ class _InRunFolder(ModelCheckpoint):
             self.dirpath = os.path.join(trainer.default_root_dir, self.folder)
         if stage == "fit" and trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             for partial in Path(self.dirpath).glob(".*.ckpt.partial-*"):  # of a run that was killed while it saved
-                partial.unlink()
+                shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
         super().setup(trainer, pl_module, stage)
+
+    def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
+        """Save; a sharded policy goes into a folder of many files, which gets its name when all are on the disk."""
+        if not isinstance(trainer.strategy, ModelParallelStrategy):
+            super()._save_checkpoint(trainer, filepath)
+            return
+        target = Path(filepath)
+        partial = _partial(target)
+        super()._save_checkpoint(trainer, str(partial))  # ends when every process has written its part
+        if trainer.is_global_zero:
+            _put_in_place(partial, target)
+        trainer.strategy.barrier("checkpoint")
+        self._last_checkpoint_saved = filepath
 
     def _monitor_candidates(self, trainer: Trainer) -> dict[str, torch.Tensor]:
         # A module may log a metric named "step", as the loggers' x-axis; the newest checkpoint is Lightning's count.
@@ -103,9 +139,7 @@ class RunCheckpoint(_InRunFolder):
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         if trainer.global_step != self._last_global_step_saved and trainer.global_step > 0:
-            trainer.save_checkpoint(
-                os.path.join(str(self.dirpath), f"step={trainer.global_step}.ckpt"), weights_only=False
-            )
+            self._save_checkpoint(trainer, os.path.join(str(self.dirpath), f"step={trainer.global_step}.ckpt"))
 
 
 class BestCheckpoint(_InRunFolder):
@@ -131,6 +165,19 @@ class BestCheckpoint(_InRunFolder):
             auto_insert_metric_name=False,
             save_on_train_epoch_end=False,
         )
+
+
+def _put_in_place(partial: Path, target: Path) -> None:
+    """Flush a file or a folder to disk, and rename it; what has the name already makes way."""
+    for path in [*partial.iterdir(), partial] if partial.is_dir() else [partial]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    if target.is_dir():
+        shutil.rmtree(target.rename(target.with_name(f"{partial.name}-old")))
+    os.replace(partial, target)
 
 
 def latest_checkpoint(directory: Path) -> Path | None:

@@ -10,7 +10,7 @@ from capo_lit.batch.facts import CritiquedRollout
 from capo_lit.batch.step import StepBatch
 from capo_lit.core.errors import ConfigError, JudgeError
 from capo_lit.core.seeding import derive_seed
-from capo_lit.engines.policy import bind_policy
+from capo_lit.engines.policy import bind_policy, start_engines
 from capo_lit.evaluation.cost import run_metrics
 from capo_lit.evaluation.judging.quality import JudgeQuality
 from capo_lit.evaluation.step import critique_metrics
@@ -65,6 +65,8 @@ class CritiqueCallback(LedgerCallback):
         if pl_module.sampler is not None:
             for judge in (self.judge, self.eval_judge):
                 bind_policy(judge, pl_module.sampler.engine, pl_module.policy_path)
+        if trainer.world_size > 1:
+            start_engines(self.judge, self.eval_judge)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Judge the rollouts of a step as they arrive."""

@@ -17,13 +17,15 @@ class ExportCallback(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Export on the first rank; readers see the old directory or the new one, nothing between."""
-        if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         from transformers import AutoTokenizer
 
         target = Path(trainer.default_root_dir) / "policy"
         partial, old = (target.with_name(f".{target.name}.{word}-{os.getpid()}") for word in ("partial", "old"))
         pl_module.export(partial)
+        if not trainer.is_global_zero:
+            return
         AutoTokenizer.from_pretrained(pl_module.policy_path).save_pretrained(partial)
         if target.exists():
             target.rename(old)

@@ -11,7 +11,7 @@ from capo_lit.batch.step import StepBatch
 from capo_lit.core.errors import ConfigError
 from capo_lit.core.steps import Style
 from capo_lit.engines.base import Engine
-from capo_lit.engines.policy import bind_policy
+from capo_lit.engines.policy import bind_policy, start_engines
 from capo_lit.evaluation.cost import AsksEngine, Growth, outcome_cost, run_metrics
 from capo_lit.evaluation.reduction import Parts
 from capo_lit.evaluation.step import outcome_metrics, rollout_metrics
@@ -83,6 +83,8 @@ class RolloutCallback(LedgerCallback):
         pl_module.sampler = self.sampler
         bind_policy(self.outcomes, self.sampler.engine, pl_module.policy_path)
         pl_module.setup_evaluation(self.eval_samples, self.sampling)
+        if trainer.world_size > 1:
+            start_engines(self.sampler, self.outcomes)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Start the rollouts of a step; they finish while the next reader draws them from the batch."""
