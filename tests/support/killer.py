@@ -26,17 +26,21 @@ class KillAt(Callback):
     """Dies in `phase` of rollout step `step`.
 
     Stands first among the callbacks, so its hooks run before theirs; phases inside a hook are reached by wrapping what
-    that hook calls.
+    that hook calls. Of several processes the one of `rank` dies.
     """
 
-    def __init__(self, phase: Phase, step: int) -> None:
-        self.phase, self.step = phase, step
+    def __init__(self, phase: Phase, step: int, rank: int = 0) -> None:
+        self.phase, self.step, self.rank = phase, step, rank
+        self._armed = True
+
+    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        self._armed = trainer.global_rank == self.rank
 
     def _find(self, trainer: Trainer, kind: type) -> Any:
         return next(callback for callback in trainer.callbacks if isinstance(callback, kind))
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        if batch.step != self.step:
+        if batch.step != self.step or not self._armed:
             return
         if self.phase == "rollout":
             engine, calls = self._find(trainer, RolloutCallback).sampler.engine, iter(range(100))
@@ -60,9 +64,9 @@ class KillAt(Callback):
             os.replace = _die_at_checkpoint(os.replace)
 
     def on_after_backward(self, trainer: Trainer, pl_module: Any) -> None:
-        if self.phase == "backward" and trainer.fit_loop.epoch_loop.total_batch_idx == self.step:
+        if self._armed and self.phase == "backward" and trainer.fit_loop.epoch_loop.total_batch_idx == self.step:
             die()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if self.phase == "record" and batch.step == self.step:
+        if self._armed and self.phase == "record" and batch.step == self.step:
             die()
