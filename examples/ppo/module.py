@@ -94,7 +94,7 @@ class PPOModule(CapoModule):
     ) -> None:
         super().__init__(policy, optim, credit, loss, update, seed)
         self.ppo = ppo
-        self.value = ValueModel(self.policy) if self.policy else None
+        self.value: Any = ValueModel(self.policy) if self.policy else None
 
     def configure_model(self) -> None:
         """Refuse a policy in shards: its copy, the value model, would not lie in shards with it.
