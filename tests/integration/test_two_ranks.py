@@ -75,6 +75,7 @@ def test_the_resumed_run_repeats_its_steps_to_the_bit(resumed):
     assert any(row["critiques"][0]["wrong"] is not None for row in again.values())
 
 
+@pytest.mark.nightly
 def test_two_processes_log_and_report_what_one_does(resumed, alone):
     curves = [read_curves(root) for root in (resumed, alone)]
     assert set(curves[0]) == set(curves[1])
@@ -89,6 +90,7 @@ def test_two_processes_log_and_report_what_one_does(resumed, alone):
     assert vars(ledger(two)) | {"waited": 0, "share": 0} == vars(ledger(one)) | {"waited": 0, "share": 0}
 
 
+@pytest.mark.nightly
 def test_the_table_of_a_sweep_has_the_same_row_for_both(resumed, alone):
     for root in (resumed, alone):
         (root / ".hydra").mkdir()

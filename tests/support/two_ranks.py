@@ -13,7 +13,7 @@ import yaml
 
 from capo_lit.records.schema import read_records
 from tests.support.byte_llama import build, write_template
-from tests.support.killed import ENV, REPO
+from tests.support.forked import REPO
 
 STEPS, EVERY, LIMIT_S = 4, 2, 420
 DDP = ("--trainer.devices", "2", "--trainer.strategy", "ddp")
@@ -22,7 +22,7 @@ FSDP = (
     "--trainer.strategy.data_parallel_size", "2", "--trainer.strategy.tensor_parallel_size", "1",
 )  # fmt: skip
 # vLLM compiles the counting of a token's rank, which here takes longer than all the rest.
-QUICK = {**ENV, "TORCH_COMPILE_DISABLE": "1"}
+ENV = {**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1", "TORCH_COMPILE_DISABLE": "1"}
 VLLM = "capo_lit.engines.vllm.VLLMEngine"
 
 
@@ -54,6 +54,7 @@ def write_config(folder: Path, policy: Path) -> Path:
             "group_size": 4,
             "eval_samples": 2,
             "sampling": {"max_tokens": 12},
+            "verifier": {"class_path": "capo_lit.verifier.Verifier", "init_args": {"workers": 1}},
         },
         "critique": {
             "judge": {"class_path": "capo_lit.genprm.judge.GenPRM", "init_args": judge},
@@ -96,7 +97,7 @@ def run(folder: Path, command: list[str], torchrun: bool = False) -> Ended:
     path = folder / "log.txt"
     with path.open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, *launcher, *module], cwd=folder, env=QUICK, stdout=log, stderr=log, start_new_session=True
+            [sys.executable, *launcher, *module], cwd=folder, env=ENV, stdout=log, stderr=log, start_new_session=True
         )
         try:
             status = process.wait(LIMIT_S)
