@@ -18,6 +18,7 @@ from capo_lit.core.seeding import derive_seed
 from capo_lit.evaluation.reduction import Mean, Parts
 from capo_lit.evaluation.step import credit_metrics
 from capo_lit.training.logprobs import response_logprobs
+from capo_lit.training.lora import adapters_off
 from capo_lit.training.policy import PolicyModule
 from capo_lit.training.settings import LossConfig, OptimConfig, UpdateConfig
 
@@ -34,6 +35,7 @@ class CapoModule(PolicyModule):
         loss: the clipped loss.
         update: micro-batches, minibatches and memory.
         seed: of the run; every random number derives from it and the step.
+        lora_rank: of adapters (LoRA), which alone are trained then; 0 trains all weights.
     """
 
     def __init__(
@@ -44,8 +46,9 @@ class CapoModule(PolicyModule):
         loss: LossConfig = LossConfig(),
         update: UpdateConfig = UpdateConfig(),
         seed: int = 0,
+        lora_rank: int = 0,
     ) -> None:
-        super().__init__(policy, optim, update, seed)
+        super().__init__(policy, optim, update, seed, lora_rank)
         self.credit, self.loss = credit, loss
         # Not a submodule: the reference never changes, so it stays out of optimizer and checkpoints.
         self._reference: Any = None
@@ -145,6 +148,9 @@ class CapoModule(PolicyModule):
 
     @torch.no_grad()
     def _reference_logprobs(self, part: TokenTable) -> torch.Tensor:
+        if self.lora_rank:
+            with adapters_off(self.policy):
+                return self._forward(part)[0]
         if self._reference is None:
             reference = self.load_initial().to(self.device, self.policy.dtype).requires_grad_(False)
             object.__setattr__(self, "_reference", reference)

@@ -24,6 +24,7 @@ from capo_lit.evaluation.reduction import Part, check_parts, reduced
 from capo_lit.evaluation.validation import Evaluation
 from capo_lit.training.loading import is_deferred, load_policy
 from capo_lit.training.logprobs import response_logprobs
+from capo_lit.training.lora import adapters_only, add_adapters, halve_base, merged_weights
 from capo_lit.training.rollouts import Sampler
 from capo_lit.training.settings import OptimConfig, UpdateConfig, lr_factor
 from capo_lit.training.sharding import even_plan, gathered_state, is_sharded, load_sharded, sharding_mesh
@@ -39,18 +40,24 @@ class PolicyModule(LightningModule):
         optim: optimizer and schedule.
         update: micro-batches and memory.
         seed: of the run; every random number derives from it and the step.
+        lora_rank: of adapters, which alone are trained then; 0 trains all weights.
 
     Attributes:
         sampler: whose engine follows these weights; RolloutCallback sets it, and other callbacks use it too.
         evaluated_by: how evaluations sample, for their manifests.
     """
 
-    def __init__(self, policy: str, optim: OptimConfig, update: UpdateConfig, seed: int) -> None:
+    def __init__(self, policy: str, optim: OptimConfig, update: UpdateConfig, seed: int, lora_rank: int = 0) -> None:
         super().__init__()
+        if lora_rank < 0:
+            raise ConfigError(
+                f"lora_rank {lora_rank}", "an integer >= 0; 0 has no adapters", change="--model.lora_rank"
+            )
         # Manual, so that one Lightning batch is one batch of rollouts whatever the number of optimizer steps.
         self.automatic_optimization = False
-        self.policy_path, self.optim, self.update, self.seed = policy, optim, update, seed
-        self.policy: Any = None if is_deferred() else load_policy(policy, update.gradient_checkpointing)
+        self.policy_path, self.optim, self.update, self.seed, self.lora_rank = policy, optim, update, seed, lora_rank
+        self.policy: Any = None if is_deferred() else self._load()
+        self.strict_loading = not lora_rank  # the frozen weights are in no checkpoint
         # In the state dict: a policy loaded alone, by `capo validate`, knows its version too.
         self.register_buffer("updates", torch.zeros((), dtype=torch.long))
         self.updates: torch.Tensor
@@ -63,10 +70,27 @@ class PolicyModule(LightningModule):
     def configure_model(self) -> None:
         """Put the policy in shards where the Trainer's strategy has it so, or load it if that was left to now."""
         mesh, checkpointing = self._mesh, self.update.gradient_checkpointing
+        if mesh is not None and self.lora_rank:
+            raise ConfigError(
+                "adapters on a policy in shards",
+                "one of the two: adapters on a policy that each process holds whole, or shards of all weights",
+                change="--model.lora_rank 0, or --trainer.strategy ddp",
+            )
         if mesh is None:
-            self.policy = self.policy or load_policy(self.policy_path, checkpointing)
+            self.policy = self.policy or self._load()
         elif not is_sharded(self.policy):
             self.policy = load_sharded(self.policy_path, mesh, self._bf16, checkpointing, self.policy)
+        if self.lora_rank and self._trainer and self._bf16:
+            halve_base(self.policy)
+
+    def _load(self) -> Any:
+        model = load_policy(self.policy_path, self.update.gradient_checkpointing)
+        return model if not self.lora_rank else add_adapters(model, self.lora_rank, self.seed)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave the frozen weights out of a checkpoint of adapters: they are those of `policy`."""
+        if self.lora_rank:
+            checkpoint["state_dict"] = adapters_only(checkpoint["state_dict"], self.policy, "policy.")
 
     def load_initial(self) -> Any:
         """Once more the model that training starts from, whole or in shards as the policy is."""
@@ -101,10 +125,13 @@ class PolicyModule(LightningModule):
         return int(self.updates)
 
     def engine_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Names and detached tensors, as an engine that loads this architecture expects them.
+        """Names and detached tensors, as an engine that loads this architecture expects them; adapters are merged.
 
         A sharded policy is gathered one tensor at a time: every process draws all of them.
         """
+        if self.lora_rank:
+            yield from merged_weights(self.policy)
+            return
         for name, parameter in self.policy.named_parameters():
             tensor = parameter.detach()
             yield name, tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
@@ -254,6 +281,8 @@ class PolicyModule(LightningModule):
         The first process writes; every process must call this, since shards are gathered.
         """
         state = gathered_state(self.policy) if is_sharded(self.policy) else None
+        if self.lora_rank:
+            state = dict(merged_weights(self.policy))
         if self.global_rank == 0:
             self.policy.save_pretrained(directory, state_dict=state)
 

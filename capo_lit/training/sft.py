@@ -22,6 +22,7 @@ class SFTModule(PolicyModule):
         optim: optimizer and schedule.
         update: micro-batches and memory; epochs and minibatches do not apply and must be 1.
         seed: of the run.
+        lora_rank: of adapters (LoRA), which alone are trained then; 0 trains all weights.
     """
 
     def __init__(
@@ -30,8 +31,9 @@ class SFTModule(PolicyModule):
         optim: OptimConfig = OptimConfig(lr=1e-5),
         update: UpdateConfig = UpdateConfig(),
         seed: int = 0,
+        lora_rank: int = 0,
     ) -> None:
-        super().__init__(policy, optim, update, seed)
+        super().__init__(policy, optim, update, seed, lora_rank)
 
     def training_step(self, batch: SFTBatch, batch_idx: int) -> None:
         """One optimizer step on one batch of demonstrations."""
