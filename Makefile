@@ -11,7 +11,7 @@ TORCH_INDEX ?=
 
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help setup demo demo-sparse browser test test-fast nightly lint types check docs format lock clean
+.PHONY: help setup demo demo-sparse browser test test-fast nightly gpu-check lint types check docs format lock clean
 
 help: ## Say what each target does
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -53,6 +53,9 @@ test-fast: setup ## Unit tests alone, under a minute
 
 nightly: setup browser ## What `make test` leaves out: every command of the documents, planted faults, longer runs
 	@$(PYTEST) -m "nightly and not gpu" --durations=15 $(ARGS)
+
+gpu-check: ## On one GPU, with its vLLM installed: the tests marked gpu, two runs of CAPO, one table (10 minutes)
+	@$(PYTHON) bench/gpu_check.py $(ARGS)
 
 lint: setup ## ruff: rules, complexity and format
 	@$(BIN)/ruff check .

@@ -36,6 +36,8 @@ EXECUTED = {
     "capo verify": "tests/verifier/test_verifier.py::test_verify_cli_writes_every_field_and_the_outcome",
     "capo replay": "tests/records/test_replay.py::test_the_command",
     "capo report": "tests/cli/test_report_command.py::test_the_page_of_a_sweep",
+    "capo plan": "tests/cli/test_plan.py::test_a_policy_that_fits_is_planned_in_parts",
+    "make gpu-check": "tests/integration/test_make.py::test_the_gpu_check_is_whole",
     "capo inspect": "tests/integration/test_viewer_browser.py::test_served_it_is_the_same_and_ctrl_c_ends_it",
     "capo prepare smollm2": "tests/cli/test_smollm2_prepare.py::test_command_writes_the_path_or_the_reason",
     "capo-sweep": "tests/integration/test_sweep.py::test_the_table_says_why_a_job_failed_and_the_other_went_on",
@@ -143,6 +145,13 @@ def parse(words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     program, *args = words
     if program == "capo" and args[0] in TRAINER:
         parse_training(args[0], args[1:])
+    elif program == "capo" and args[0] == "plan":  # its own options, and the words of a fit
+        own = [place for place, word in enumerate(args) if word in ("--gpu_gib", "--split")]
+        skipped = {0, *own, *(place + 1 for place in own)}
+        parse_training("fit", [word for place, word in enumerate(args) if place not in skipped])
+    elif program in ("srun", "torchrun"):  # they start what follows
+        start = args.index("capo") if "capo" in args else args.index("capo_lit.cli")
+        parse(("capo", *args[start + 1 :]), monkeypatch)
     elif program == "capo":
         parse_tool(importlib.import_module(_TOOLS[args[0]]).main, args[1:], monkeypatch)
     elif program == "capo-sweep":

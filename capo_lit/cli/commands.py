@@ -20,6 +20,7 @@ training and evaluation (Lightning CLI; `capo fit --help` lists every setting):
   predict    sample solutions of the test prompts and write them as records
 
 tools:
+  plan       the memory that a run will need, and what would make it fit: capo plan experiment=capo llm=...
   critique   judge a file of solutions: capo critique FILE.jsonl --config configs/judge/smollm2.yaml
   replay     verdicts of a run's records under another vote, k or weights, without a judge
   verify     outcomes of a file of answers: capo verify FILE.jsonl (rows {gold, prediction})
@@ -38,6 +39,7 @@ environment:
 _TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
 # Each module has a `main(argv) -> exit status`, and is imported only when its command is asked for.
 _TOOLS = {
+    "plan": "capo_lit.cli.plan",
     "critique": "capo_lit.cli.critique",
     "replay": "capo_lit.cli.replay",
     "verify": "capo_lit.cli.verify",

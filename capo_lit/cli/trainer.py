@@ -14,8 +14,10 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_info
 from transformers.utils.logging import disable_progress_bar
 
+from capo_lit.cli.memory import hardware, run_memory
 from capo_lit.cli.parser import CapoParser
 from capo_lit.cli.refusals import in_our_words, leaves
 from capo_lit.cli.run_checks import check_folders, check_seed, check_trainer
@@ -29,6 +31,8 @@ from capo_lit.training.callbacks.record import RecordCallback
 from capo_lit.training.callbacks.results import ResultsCallback
 from capo_lit.training.callbacks.rollout import RolloutCallback
 from capo_lit.training.loading import loading_deferred
+from capo_lit.training.memory import GIB, memory_parts, totals
+from capo_lit.training.memory_advice import check_memory
 from capo_lit.training.policy import PolicyModule
 
 _HARMLESS = (
@@ -108,10 +112,26 @@ class CapoCLI(LightningCLI):
             )
         if self.subcommand:
             self._checkpoint()
+        if self.subcommand == "fit":
+            self._plan()
         if trainer.get("fast_dev_run"):
             self._keep_no_critiques()
         elif self.subcommand:
             check_folders({"trainer.default_root_dir": self._root()})
+
+    def _plan(self) -> None:
+        """Say what the run will need, and refuse it if the machine has not got it."""
+        config = self.config[self.subcommand].as_dict()
+        machine = hardware(config)
+        run = run_memory(config, machine)
+        if run is None:
+            return
+        check_memory(run)
+        sampling, training = (total / GIB for total in totals(memory_parts(run)))
+        rank_zero_info(
+            f"memory: about {sampling:.1f} GiB while sampling and {training:.1f} GiB while training, of "
+            f"{machine.capacity / GIB:.1f} GiB ({machine.source}); `capo plan` lists the parts"
+        )
 
     def _keep_no_critiques(self) -> None:
         """A dry run leaves nothing behind: its judges ask again what a store may hold, and add nothing to it."""

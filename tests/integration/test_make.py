@@ -56,3 +56,14 @@ def test_the_night_runs_documents_and_plants_faults() -> None:
 
 def test_check_is_what_ci_runs() -> None:
     assert make("--dry-run", "check") == make("--dry-run", "lint", "types", "test")
+
+
+@pytest.mark.nightly
+def test_the_gpu_check_is_whole(tmp_path: Path) -> None:
+    told = make("gpu-check", f"PYTHON={sys.executable}", f"ARGS=--cpu --out {tmp_path}")
+    table = json.loads((tmp_path / "table.json").read_text())
+    assert set(table) == {"rule", "own-judge"}
+    for run in table.values():
+        assert run["engine - trainer logprob, max"] < 1e-4  # float32 on both sides
+        assert run["tokens/s sampled"] > 0
+    assert "planned at most, GiB" in told

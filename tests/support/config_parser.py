@@ -6,19 +6,10 @@ from typing import Any
 
 from jsonargparse import Namespace
 
-from capo_lit.cli.trainer import CapoCLI, build
+from capo_lit.cli.plan import ParseOnly
+from capo_lit.cli.trainer import build
 
 REPO = Path(__file__).resolve().parents[2]
-
-
-class ParseOnly(CapoCLI):
-    """Parses, and builds nothing."""
-
-    def instantiate_classes(self) -> None:
-        self.trainer = None
-
-    def _run_subcommand(self, subcommand: str) -> None:
-        pass
 
 
 def fit_parser() -> Callable[[Sequence[str]], Namespace]:
