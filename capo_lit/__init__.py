@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from capo_lit.engines.hf import HFEngine as HFEngine
     from capo_lit.engines.http.engine import HTTPEngine as HTTPEngine
     from capo_lit.engines.policy import PolicyEngine as PolicyEngine
+    from capo_lit.engines.servers.engine import VLLMServers as VLLMServers
     from capo_lit.engines.vllm import VLLMEngine as VLLMEngine
     from capo_lit.genprm.base import StepJudge as StepJudge
     from capo_lit.genprm.judge import GenPRM as GenPRM
@@ -93,6 +94,7 @@ _HOMES = {
     "HFEngine": "capo_lit.engines.hf",
     "HTTPEngine": "capo_lit.engines.http.engine",
     "PolicyEngine": "capo_lit.engines.policy",
+    "VLLMServers": "capo_lit.engines.servers.engine",
     "VLLMEngine": "capo_lit.engines.vllm",
     "Completion": "capo_lit.batch.facts",
     "Critique": "capo_lit.batch.facts",

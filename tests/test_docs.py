@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow  # a third of a second for each command, some 140 
 COMMANDS = [command for page in PAGES for command in commands(page)]
 TRAINER = ("fit", "validate", "test", "predict")
 # Of others: not ours to parse.
-FOREIGN = re.compile(r"vllm serve \S+|pip install hydra-\S+|\.venv/bin/pre-commit install")
+FOREIGN = re.compile(r"vllm serve \S+( --.*)?|pip install hydra-\S+|\.venv/bin/pre-commit install")
 # What runs each kind of command: a test, or a line of CI.
 EXECUTED = {
     "capo fit": "tests/integration/test_cli_runs.py::test_a_run_logs_the_defined_metrics_to_csv_and_tensorboard",

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -56,6 +57,7 @@ class Engine(ABC):
         aborted_tokens: generated for requests that were cancelled before they were done; a server does not tell.
         failed_attempts: attempts at requests that brought no completion, by cause; an engine that tries again (a
             server's) counts every one.
+        log_folder: where an engine that starts processes of its own writes their logs; None is a temporary folder.
     """
 
     precision: str = ""
@@ -65,6 +67,7 @@ class Engine(ABC):
     cached_tokens: int = 0
     aborted_tokens: int = 0
     failed_attempts: Mapping[str, int] = MappingProxyType({})
+    log_folder: Path | None = None
 
     @property
     def version(self) -> int | None:

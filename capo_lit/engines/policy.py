@@ -9,7 +9,6 @@ import torch
 from capo_lit.batch.facts import Completion
 from capo_lit.core.errors import ConfigError
 from capo_lit.engines.base import Engine, Request
-from capo_lit.engines.local import LocalEngine
 from capo_lit.engines.vllm import VLLMEngine
 
 Weights = Literal["current", "initial"]
@@ -164,6 +163,7 @@ def start_engines(*owners: object) -> None:
 def _check(engine: Engine, weights: Weights) -> None:
     """Refuse what would make every critique fail."""
     change = "the judge's engine: one with a model of its own"
-    if isinstance(engine, LocalEngine) and not engine.tokenizer.chat_template:
+    tokenizer = getattr(engine, "tokenizer", None)  # of an engine that renders messages itself
+    if tokenizer is not None and not tokenizer.chat_template:
         got = "a judge on a policy whose tokenizer has no chat template"
         raise ConfigError(got, "one that renders chat messages", f"PolicyEngine, weights {weights}", change)

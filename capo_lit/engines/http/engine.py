@@ -1,19 +1,15 @@
 """The engine over HTTP: requests go out, wait for a slot, are tried again, and come back as completions."""
 
 import asyncio
-import logging
 import os
 import random
-from collections import Counter
-from concurrent.futures import Future
-from threading import Event, Lock
-from time import perf_counter
 from typing import Any
 
 from capo_lit.batch.facts import Completion
 from capo_lit.core.errors import ConfigError, EngineError, check_settings
-from capo_lit.engines.base import Engine, Request
-from capo_lit.engines.http.protocol import AttemptError, body_of, read_reply, status_error
+from capo_lit.engines.base import Request
+from capo_lit.engines.http.protocol import AttemptError, body_of, read_reply
+from capo_lit.engines.http.remote import RemoteEngine, attempt_error
 from capo_lit.engines.http.servers import (
     MOST_CONNECTIONS,
     Server,
@@ -26,8 +22,6 @@ from capo_lit.engines.http.servers import (
 )
 from capo_lit.engines.http.session import Session
 
-log = logging.getLogger(__name__)
-
 _FIRST_PAUSE_S, _LONGEST_BACKOFF_S = 0.5, 8.0
 # A server may ask for a longer pause by Retry-After, but not for more than this.
 _LONGEST_PAUSE_S = 60.0
@@ -35,7 +29,7 @@ _LONGEST_PAUSE_S = 60.0
 _NO_KEY = "no-key-needed"
 
 
-class HTTPEngine(Engine):
+class HTTPEngine(RemoteEngine):
     """Chat completions from one or several servers of the same model.
 
     One request is one plain POST, not a stream: the closed connection of a cancelled request frees its slot in the
@@ -76,7 +70,7 @@ class HTTPEngine(Engine):
         max_concurrency: int = 64,
         extra: dict[str, Any] | None = None,
     ) -> None:
-        self._name = f"http engine {model}"
+        super().__init__(f"http engine {model}", max_concurrency)
         most = MOST_CONNECTIONS
         checks = (
             (bool(base_urls), "no base_urls", "at least one", "base_urls"),
@@ -91,54 +85,12 @@ class HTTPEngine(Engine):
         for url in self.base_urls:
             if proxy_of(url) is not None:
                 transport_to(url)  # a proxy that cannot be used is refused here and not at the first request
-        self._session: Session | None = None
-        self._lock = Lock()
         # Never the global random state, which belongs to the trainer.
         self._jitter = random.Random()
-        self._flights: dict[str, Future[Completion]] = {}
-        self._news = Event()
-        self.failed_attempts: Counter[str] = Counter()
-        """Attempts that brought no completion, by cause; most were tried again."""
-        self.prompt_tokens = 0
-        """Prompt tokens of all finished requests, as the servers counted them."""
-        self.cached_tokens = 0
-        """Those of them that the servers took from a cache, where they say so."""
 
-    def submit(self, request: Request) -> "Future[Completion]":
-        """Send one request, or queue it here while max_concurrency others are under way; see Engine.submit."""
-        with self._lock:
-            if (refused := self._refusal(request)) is not None:
-                future: Future[Completion] = Future()
-                future.set_exception(refused)
-                return future
-            if self._session is None:
-                key = self._key()
-                servers = [connect(url, key) for url in self.base_urls]
-                self._session = Session(self._name, servers, self.max_concurrency)
-            future = self._session.spawn(self._serve(request, self._session, perf_counter()))
-            self._flights[request.request_id] = future
-        future.add_done_callback(lambda done: self._land(request.request_id, done))
-        return future
-
-    def step(self, timeout_s: float = 1.0) -> None:
-        """Wait until a request has finished since the last step, none is in flight, or the time is over."""
-        if self._flights:
-            self._news.wait(max(0.0, timeout_s))
-        # What finishes before this line is seen by whoever looks at the futures after it.
-        self._news.clear()
-
-    def close(self) -> None:
-        """Fail what is in flight, close the connections and end the thread; a later request starts anew."""
-        with self._lock:
-            session, self._session = self._session, None
-        if session is not None:
-            session.close()
-
-    def _land(self, request_id: str, future: "Future[Completion]") -> None:
-        # The id may belong to a later request by now.
-        if self._flights.get(request_id) is future:
-            del self._flights[request_id]
-        self._news.set()
+    def _connect(self) -> list[Server]:
+        key = self._key()
+        return [connect(url, key) for url in self.base_urls]
 
     def _refusal(self, request: Request) -> EngineError | None:
         if not request.prompt:
@@ -146,12 +98,7 @@ class HTTPEngine(Engine):
         if any(isinstance(item, int) for item in request.prompt):
             change = "take VLLMEngine or HFEngine where prompts are ids"
             return self._error(request, "a prompt of token ids", "chat messages, which the server renders", change)
-        if request.request_id in self._flights:
-            return self._error(request, "a request id that is in flight already", "unique request ids")
         return None
-
-    def _error(self, request: Request, got: str, expected: str, change: str = "") -> EngineError:
-        return EngineError(got, expected, f"{self._name}, request {request.request_id!r}", change)
 
     def _key(self) -> str:
         """The key, read from the environment whenever it is needed and never kept in a setting."""
@@ -200,9 +147,7 @@ class HTTPEngine(Engine):
                 content = await self._post(request, server)
                 completion, cached = read_reply(content, request.request_id, since)
         except AttemptError as error:
-            if not self.failed_attempts[error.cause]:
-                log.warning("%s: %s (the first such failure; further ones are only counted)", self._name, error.said)
-            self.failed_attempts[error.cause] += 1
+            self._count(error)
             raise
         self.prompt_tokens += completion.prompt_tokens
         self.cached_tokens += cached
@@ -210,7 +155,7 @@ class HTTPEngine(Engine):
 
     async def _post(self, request: Request, server: Server) -> bytes:
         """The body of a successful response."""
-        from openai import APIConnectionError, APIStatusError
+        from openai import OpenAIError
 
         messages: Any = [dict(message) for message in request.prompt if not isinstance(message, int)]
         create = server.client.chat.completions.with_raw_response.create
@@ -221,9 +166,5 @@ class HTTPEngine(Engine):
                 return raw.http_response.content
         except TimeoutError as error:
             raise AttemptError("timeout", f"no reply of {server.url} within {self.timeout_s:g} s") from error
-        except APIStatusError as error:
-            # Some servers quote the key that they refuse.
-            said = error.response.content.replace(server.client.api_key.encode(), b"(key)")
-            raise status_error(error.status_code, error.response.headers, said) from None
-        except APIConnectionError as error:
-            raise AttemptError("connection", f"no connection to {server.url} ({error.__cause__!r})") from error
+        except OpenAIError as error:
+            raise attempt_error(error, server) from None

@@ -57,11 +57,11 @@ class Server:
 
 
 @contextmanager
-def lend(servers: Sequence[Server]) -> Iterator[Server]:
-    """The server for one attempt: those that just failed last, then the least outstanding, then the least asked."""
+def lend(servers: Sequence[Server], home: Server | None = None) -> Iterator[Server]:
+    """The server for one attempt: those that just failed last, then `home`, the least outstanding, the least asked."""
     now = time.monotonic()
     # Without the rest, a dead server would draw all attempts: it never has anything to do.
-    server = min(servers, key=lambda one: (one.rest_until > now, one.outstanding, one.asked))
+    server = min(servers, key=lambda one: (one.rest_until > now, one is not home, one.outstanding, one.asked))
     server.outstanding += 1
     server.asked += 1
     try:
