@@ -1,7 +1,7 @@
 """The carrier of one training step, StepBatch, and the one padding function; the facts it carries are in facts."""
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import count
 
 import torch
@@ -24,13 +24,16 @@ class StepBatch:
     Attributes:
         sampling: how the rollouts were drawn; None until they are set.
         rollout_seconds: time spent waiting for rollouts so far, and not on what readers do between two of them.
+        critique_seconds: time spent waiting for the judge, beyond that.
+        outcome_counts: what a judge of outcomes counted meanwhile, by name.
     """
 
     def __init__(self, prompts: Sequence[Prompt], step: int) -> None:
         self.prompts = tuple(prompts)
         self.step = step
         self.sampling: Sampling | None = None
-        self.rollout_seconds = 0.0
+        self.rollout_seconds = self.critique_seconds = 0.0
+        self.outcome_counts: Mapping[str, float] = {}
         self._source: Iterator[Rollout] | None = None
         self._rollouts: list[Rollout] = []
         self._critiqued: tuple[CritiquedRollout, ...] | None = None
@@ -116,6 +119,25 @@ class StepBatch:
                 change="give capo_lit.CritiqueCallback a judge (--critique.judge), or set --model.credit.w_process 0",
             )
         return self._critiqued
+
+    def take_over(self, other: "StepBatch") -> None:
+        """Fill the slots of rollouts and verdicts with those of a batch of the same prompts.
+
+        Raises:
+            BatchError: if it has other prompts or another step, or a slot is filled.
+        """
+        mine, theirs = ((batch.step, [prompt.uid for prompt in batch.prompts]) for batch in (self, other))
+        if mine != theirs:
+            raise BatchError(
+                f"rollouts that were sampled ahead for step {theirs[0]}, prompts {theirs[1][:3]} ...",
+                f"those of step {mine[0]}, prompts {mine[1][:3]} ...",
+                change="--rollout.ahead 0, or the same data, batch size and group size as before",
+            )
+        self.set_rollouts(other.require_rollouts(), other.sampling)
+        if other.has_verdicts:
+            self.set_verdicts(other.require_verdicts())
+        self.rollout_seconds, self.critique_seconds = other.rollout_seconds, other.critique_seconds
+        self.outcome_counts = other.outcome_counts
 
     def set_credit(self, credit: TokenTable) -> None:
         """Fill the slot with the table of the step, token rewards and advantages in it.

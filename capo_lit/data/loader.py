@@ -69,12 +69,18 @@ class PromptLoader(Generic[Item, Batch]):
             self.position = 0
         elif self.position >= len(self):  # a sized loader is not exhausted: the next epoch begins here
             self.epoch, self.position = self.epoch + 1, 0
-        order = self._order()
+        order = self._order(self.epoch)
         while self.position < len(self):
-            start, end = self._bounds[self.position]
-            step = self.epoch * len(self) + self.position
+            position = self.position
             self.position += 1  # before the yield: a checkpoint taken during this step must not repeat it
-            yield self.collate([self.items[i] for i in order[start:end][self.rank :: self.world_size]], step)
+            yield self._batch(order, self.epoch, position)
+
+    def peek(self) -> Batch:
+        """The batch after the last one yielded, though it is of the next epoch; the position stays where it is."""
+        epoch, position = self.epoch, self.position
+        if position >= len(self):
+            epoch, position = epoch + 1, 0
+        return self._batch(self._order(epoch), epoch, position)
 
     def state_dict(self) -> dict[str, Any]:
         """Epoch and position, and what they are valid for."""
@@ -97,10 +103,15 @@ class PromptLoader(Generic[Item, Batch]):
                 )
         self.epoch, self.position = int(state["epoch"]), int(state["position"])
 
-    def _order(self) -> list[int]:
+    def _batch(self, order: Sequence[int], epoch: int, position: int) -> Batch:
+        start, end = self._bounds[position]
+        picked = order[start:end][self.rank :: self.world_size]
+        return self.collate([self.items[i] for i in picked], epoch * len(self) + position)
+
+    def _order(self, epoch: int) -> list[int]:
         if self.seed is None:
             return list(range(len(self.items)))
-        generator = torch.Generator().manual_seed(derive_seed(self.seed, "epoch", self.epoch))
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, "epoch", epoch))
         return [int(i) for i in torch.randperm(len(self.items), generator=generator)]
 
 

@@ -147,6 +147,7 @@ _TIME = (
     _max("time/sync_s", "s", "pushing weights into the engine; the slowest process"),
     _max("time/rollout_s", "s", "sampling and verifying; the slowest process"),
     _max("time/critique_s", "s", "waiting for the judge, beyond the time of the rollouts; the longest", prog_bar=True),
+    _max("time/ahead_wait_s", "s", "waiting for what was sampled and judged ahead; the slowest process"),
     _max("time/update_s", "s", "forward, backward and optimizer; the slowest process"),
     _max("time/step_s", "s", "the whole training step; the slowest process"),
 )

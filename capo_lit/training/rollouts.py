@@ -1,6 +1,6 @@
 """Sampling and verifying rollouts, with no Trainer in sight: notebooks and examples/one_step.py call this too."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, get_args
@@ -164,7 +164,7 @@ class Sampler:
         if not isinstance(engine, SyncsWeights):
             raise ConfigError(
                 f"engine {type(engine).__name__}, whose weights cannot follow the policy's",
-                "an engine that syncs weights (VLLMEngine, HFEngine)",
+                "an engine that syncs weights (VLLMEngine, VLLMServers, HFEngine)",
                 change="--rollout.engine",
             )
         if style not in get_args(Style):
@@ -173,10 +173,13 @@ class Sampler:
         self._weights: SyncsWeights = engine
         self.style, self.seed = style, seed
         self.probe_gap: float | None = None
+        self.before_push: Callable[[], None] = lambda: None
+        """Called before the engine's weights are replaced: it waits for whoever still samples with the old ones."""
 
     def push(self, policy: Policy) -> None:
         """Bring the engine to the policy's weights, if it has others."""
         if self.engine.version != policy.version:
+            self.before_push()
             self._weights.load_weights(policy.engine_weights(), policy.version)
 
     def rest(self) -> None:

@@ -89,3 +89,18 @@ def test_loader_refuses_what_cannot_be_split_or_resumed():
         loader(10, 5).load_state_dict(loader(10, 2).state_dict())
     with pytest.raises(ConfigError, match="items"):
         loader(10, 2).load_state_dict(loader(11, 2).state_dict())
+
+
+def test_a_peek_sees_the_next_batch_also_of_the_next_epoch_and_moves_nothing():
+    loader = PromptLoader(
+        list(range(7)), [str(i) for i in range(7)], lambda items, step: (step, list(items)), 2, seed=3
+    )
+    peeked, drawn = [loader.peek()], []
+    for _ in range(3):
+        for batch in loader:
+            drawn.append(batch)
+            before = loader.state_dict()
+            peeked.append(loader.peek())
+            assert loader.state_dict() == before
+    assert peeked[:-1] == drawn
+    assert [step for step, _ in drawn] == list(range(9))

@@ -47,11 +47,11 @@ class KillServers(Callback):
 
     def _stepping(self, step: Any) -> Any:
         def stepped(timeout_s: float = 1.0) -> None:
-            step(timeout_s)
             victim = self.engine.fleet.members[0]
             if self.step == self.in_step and "step" not in self.hits and victim.server.outstanding:
                 self.hits.append("step")
                 self.victims += kill(victim, 1)
+            step(timeout_s)
 
         return stepped
 

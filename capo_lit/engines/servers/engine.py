@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from secrets import token_hex
 from time import perf_counter
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal, TypeVar, get_args
 
 import torch
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from capo_lit.engines.servers.nccl import NcclSender
 
+T = TypeVar("T")
 Transfer = Literal["files", "nccl"]
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _MOST_ATTEMPTS = 6
@@ -148,11 +149,9 @@ class VLLMServers(RemoteEngine, SyncsWeights):
         if self._fleet is None:
             self._start_servers()
         stamp = ranks.from_first(f"{token_hex(4)}:{version}")
-        # A generator: of a sharded policy every process takes part in gathering each tensor.
-        pushed = PushedWeights(ParameterNames.of(self._shell))
-        known = pushed.known(named_tensors)
         self._version = None
-        _together(lambda: self._send(cast(known, _DTYPES[self.precision]), stamp, pushed, version))
+        weights = _together(lambda: self._gather(named_tensors, stamp, version))
+        _together(lambda: self._bring(weights))
         self._version = version
 
     def close(self) -> None:
@@ -165,30 +164,36 @@ class VLLMServers(RemoteEngine, SyncsWeights):
             self._files.remove()
             self._files = None
 
-    def _send(
-        self, named_tensors: Iterable[tuple[str, torch.Tensor]], stamp: str, pushed: PushedWeights, version: int
-    ) -> None:
-        session, fleet, weights = self._open(), self.fleet, Pushed(stamp)
+    def _gather(self, named_tensors: Iterable[tuple[str, torch.Tensor]], stamp: str, version: int) -> Pushed:
+        """Have the weights where servers find them; over NCCL, in the servers already."""
+        pushed, weights = PushedWeights(ParameterNames.of(self._shell)), Pushed(stamp)
+        # A generator: of a sharded policy every process takes part in gathering each tensor.
+        known = cast(pushed.known(named_tensors), _DTYPES[self.precision])
         try:
             if self._first and self._files is not None:
-                weights = self._files.write(named_tensors, stamp)
+                weights = self._files.write(known, stamp)
             elif self._first:
-                self._send_over_nccl(session, named_tensors, stamp)
+                self._send_over_nccl(known, stamp)
         finally:
             # Also after an error: the other processes are still gathering their parts with this one.
-            for _ in named_tensors:
+            for _ in known:
                 pass
         pushed.check(f"{self._name}, version {version}")
-        if not self._first:
-            fleet.want(weights)
-            return
-        session.spawn(fleet.push(weights)).result()
-        if self._files is not None:
-            self._files.keep(weights)
+        return weights
 
-    def _send_over_nccl(self, session: Session, named_tensors: Iterable[tuple[str, torch.Tensor]], stamp: str) -> None:
+    def _bring(self, weights: Pushed) -> None:
+        """Bring the servers to weights, or wait for those that the first process brings to them."""
+        if self._first:
+            self._open().spawn(self.fleet.push(weights)).result()
+            if self._files is not None:
+                self._files.keep(weights)
+        else:
+            self.fleet.want(weights)
+
+    def _send_over_nccl(self, named_tensors: Iterable[tuple[str, torch.Tensor]], stamp: str) -> None:
         from capo_lit.engines.servers.nccl import NcclSender
 
+        session = self._open()
         if self._sender is None:
             self._sender = NcclSender(session, self._shell, _DTYPES[self.precision], self.deadline_s)
         up = session.spawn(self.fleet.up()).result()
@@ -324,11 +329,12 @@ def cast(named_tensors: Iterable[tuple[str, torch.Tensor]], dtype: torch.dtype) 
         yield name, tensor.to(dtype) if tensor.is_floating_point() else tensor
 
 
-def _together(act: Callable[[], None]) -> None:
+def _together(act: Callable[[], T]) -> T:
     """Do what may fail; where it fails for one process of the trainer, raise for all."""
     failed: CapoError | None = None
     try:
-        act()
+        done = act()
     except CapoError as error:
         failed = error
     ranks.raise_together(failed)
+    return done

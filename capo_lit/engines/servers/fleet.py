@@ -185,6 +185,7 @@ class Fleet:
     async def _mend(self, member: Member) -> None:
         """One attempt to have a server up and at the wanted weights; what fails is noted, and tried again by `keep`."""
         log.warning("%s: %s has died or lost its weights; mending it", self._name, member.server.url)
+        member.up = False  # a push that comes meanwhile leaves it alone
         try:
             await self._up(member)
         except (AttemptError, EngineError) as error:
@@ -223,14 +224,16 @@ class Fleet:
             AttemptError: if it does not within the deadline, or its processes end.
             EngineError: if it cannot be started.
         """
-        own, end = member.own, time.monotonic() + self._deadline_s
-        if own is not None and not own.alive:
-            member.mark = object()
-            self.starts += 1
-            own.start()
-        while not await healthy(member.server):
+        own, end, started = member.own, time.monotonic() + self._deadline_s, False
+        while True:
             if own is not None and not own.alive:
-                raise AttemptError("connection", f"it ended while it started; the end of its log:\n{own.said()}")
+                if started:
+                    raise AttemptError("connection", f"it ended while it started; the end of its log:\n{own.said()}")
+                started, member.mark = True, object()
+                self.starts += 1
+                own.start()
+            if await healthy(member.server):
+                break
             if time.monotonic() > end:
                 raise AttemptError("timeout", f"no healthy answer within {self._deadline_s:g} s")
             await asyncio.sleep(_START_LOOK_S)

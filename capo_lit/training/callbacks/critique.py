@@ -72,17 +72,23 @@ class CritiqueCallback(LedgerCallback):
         """Judge the rollouts of a step as they arrive."""
         if self.judge is None or not isinstance(batch, StepBatch):
             return
-        started, waited = time.perf_counter(), batch.rollout_seconds
-        batch.set_verdicts(self.judge.judge(batch.stream_rollouts(), derive_seed(self.seed, "critique", batch.step)))
-        # The judge's time that the rollouts did not hide.
-        self._seconds = time.perf_counter() - started - (batch.rollout_seconds - waited)
+        if not batch.has_verdicts:  # those of a batch that was sampled ahead are there
+            self.judge_batch(batch)
         self._counted = self.ledger.add_critiques(self.judge, batch.require_verdicts(), trained=True)
         self._refuse_mute_judge(batch.require_verdicts(), batch.step)
+
+    def judge_batch(self, batch: StepBatch) -> None:
+        """Judge the rollouts of a batch as they arrive; the judge's time is what the rollouts did not hide."""
+        if self.judge is None:
+            return
+        started, waited = time.perf_counter(), batch.rollout_seconds
+        batch.set_verdicts(self.judge.judge(batch.stream_rollouts(), derive_seed(self.seed, "critique", batch.step)))
+        batch.critique_seconds = time.perf_counter() - started - (batch.rollout_seconds - waited)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Measure what the judge said."""
         if isinstance(batch, StepBatch) and batch.has_verdicts:
-            values = critique_metrics(batch.require_verdicts(), self._seconds, self._counted)
+            values = critique_metrics(batch.require_verdicts(), batch.critique_seconds, self._counted)
             pl_module.measure(values | run_metrics(self.ledger.total, "critique"))
 
     def on_validation_batch_start(
