@@ -15,9 +15,10 @@ class BesideEngine(HFEngine):
     """
 
     stands_still = False
+    max_batch = 128
 
     def __init__(self, model: str, pause_s: float = 0.0) -> None:
-        super().__init__(model, dtype="float32", max_batch=128)
+        super().__init__(model, dtype="float32")
         self._pause_s, self._drawn = pause_s, random.Random(time.time_ns())
 
     def step(self, timeout_s: float = 1.0) -> None:
