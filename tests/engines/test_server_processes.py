@@ -82,7 +82,10 @@ def test_a_server_is_started_apart_from_the_trainers_processes(tmp_path: Path, m
         monkeypatch.setenv(name, "1")
     monkeypatch.setenv("VLLM_PLUGINS", "mine")
     monkeypatch.setattr(launch, "_check_plugin", lambda: None)
-    show = "import os, sys; print(sorted(os.environ), os.environ['VLLM_PLUGINS'], flush=True)"
+    show = (
+        "import os; known = ('VLLM', 'CUDA', 'RANK', 'LOCAL', 'MASTER', 'TORCH');"
+        "print([name for name in sorted(os.environ) if name.startswith(known)], os.environ['VLLM_PLUGINS'], flush=True)"
+    )
     monkeypatch.setattr(ServerSettings, "words", lambda self, port, gpus: [sys.executable, "-c", show])
     server = OwnServer(SETTINGS, 0, 2, "4,5", None, tmp_path / "logs" / "server-0.log")
     assert not server.alive

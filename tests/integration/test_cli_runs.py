@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 REPO = Path(__file__).resolve().parents[2]
 # Of a reference model, of a judge gate and of a judge that has an engine; and of other modules, judges of outcomes and
 # engines that fail.
-OTHERS = {"policy/kl_ref", "critique/gate_f1", "critique/prefix_cached_frac"}
+OTHERS = {"policy/kl_ref", "critique/gate_f1", "critique/prefix_cached_frac", "time/ahead_wait_s"}
 OTHER_KINDS = ("sft/", "value/", "outcome/", *(f"critique/failed_{cause}" for cause in FAILURES))
 SMALL = {
     "trainer.max_steps": 3,

@@ -18,7 +18,7 @@ from tests.support.forked import REPO
 from tests.support.http_world import wait_for
 from tests.support.server_killer import KillServers, processes
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.slow, pytest.mark.nightly, pytest.mark.timeout(1500)]
 STEPS, PROMPTS, GROUP = 4, 4, 4
 DEADLINE_S = 400.0
 

@@ -13,7 +13,7 @@ from tests.support.commands import capo
 from tests.support.killed import weights_of
 from tests.support.two_ranks import DDP, STEPS, killed_by, rows, run, words, write_config
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.nightly, pytest.mark.timeout(1800)]
 pytest.importorskip("vllm")
 
 KILL_STEP = 3  # after the checkpoint of step 2, in the update that its Adam moments have gone into
@@ -75,7 +75,6 @@ def test_the_resumed_run_repeats_its_steps_to_the_bit(resumed):
     assert any(row["critiques"][0]["wrong"] is not None for row in again.values())
 
 
-@pytest.mark.nightly
 def test_two_processes_log_and_report_what_one_does(resumed, alone):
     curves = [read_curves(root) for root in (resumed, alone)]
     assert set(curves[0]) == set(curves[1])
@@ -90,7 +89,6 @@ def test_two_processes_log_and_report_what_one_does(resumed, alone):
     assert vars(ledger(two)) | {"waited": 0, "share": 0} == vars(ledger(one)) | {"waited": 0, "share": 0}
 
 
-@pytest.mark.nightly
 def test_the_table_of_a_sweep_has_the_same_row_for_both(resumed, alone):
     for root in (resumed, alone):
         (root / ".hydra").mkdir()
@@ -100,7 +98,6 @@ def test_the_table_of_a_sweep_has_the_same_row_for_both(resumed, alone):
     assert one["judge_tokens"] > one["rollout_tokens"] > 0
 
 
-@pytest.mark.nightly
 @pytest.mark.parametrize("rank", [0, 1])
 def test_under_torchrun_it_is_the_same_run(tmp_path, initial, resumed, rank):
     config = write_config(tmp_path, initial)
@@ -114,7 +111,6 @@ def test_under_torchrun_it_is_the_same_run(tmp_path, initial, resumed, rank):
     assert rows(tmp_path / "run" / "records") == rows(resumed / "records")
 
 
-@pytest.mark.nightly
 def test_the_first_rank_killed_leaves_no_process(tmp_path, initial):
     config = write_config(tmp_path, initial)
     ended = run(tmp_path, words(config, tmp_path / "run", *DDP, *killed_by(tmp_path, "update", 0, rank=0)))

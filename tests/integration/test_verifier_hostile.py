@@ -57,10 +57,10 @@ def test_memory_limit_holds_in_a_worker():
     code = (
         "import sys\n"
         "from capo_lit.verifier.worker import start_worker\n"
-        "start_worker(100)\n"
-        "block = bytearray(50 << 20)\n"
+        "start_worker()\n"
+        "block = bytearray(500 << 20)\n"
         "try:\n"
-        "    bytearray(200 << 20)\n"
+        "    bytearray(1000 << 20)\n"
         "except MemoryError:\n"
         "    sys.exit(7)\n"
     )
