@@ -96,11 +96,16 @@ def split_words(args: Sequence[str]) -> tuple[list[str], list[str]]:
     return list(args[:first]), list(args[first:])
 
 
-def _train(command: str, words: list[str], flags: list[str]) -> None:
-    """Run a subcommand of the Lightning CLI; flags lie over what the words compose."""
+def composed(words: Sequence[str]) -> list[str]:
+    """What words compose, as a flag of the Lightning CLI; nothing for no words."""
     from capo_lit.cli.compose import compose
 
-    config = ["--config", json.dumps(compose(words))] if words else []  # first: its errors need no slow import
+    return ["--config", json.dumps(compose(words))] if words else []
+
+
+def _train(command: str, words: list[str], flags: list[str]) -> None:
+    """Run a subcommand of the Lightning CLI; flags lie over what the words compose."""
+    config = composed(words)  # first: its errors need no slow import
     from capo_lit.cli.parser import brief
     from capo_lit.cli.trainer import build
 

@@ -75,13 +75,8 @@ def run_memory(config: Mapping[str, Any], machine: Hardware) -> RunMemory | None
     model, data = (config[name]["init_args"] for name in ("model", "data"))
     if "update" not in model or not {"max_prompt_tokens", "max_tokens"} & data.keys():
         return None
-    trainer, update, sampling = config["trainer"], model["update"], config["rollout"]["sampling"]
-    rows = data["prompts_per_step"]
-    if "max_prompt_tokens" in data:
-        rows *= config["rollout"]["group_size"]
-        prompt, response = data["max_prompt_tokens"], sampling["max_tokens"]
-    else:  # demonstrations, whose limit is that of both together
-        prompt, response = 0, data["max_tokens"]
+    trainer, update = config["trainer"], model["update"]
+    rows, prompt, response = _step(data, config["rollout"])
     strategy, sharded = _strategy(trainer.get("strategy"))
     half = str(trainer.get("precision")) in _BF16
     policy, rank = model_shape(config["policy"]), model.get("lora_rank") or 0
@@ -103,6 +98,14 @@ def run_memory(config: Mapping[str, Any], machine: Hardware) -> RunMemory | None
         weight_bytes=2 if half and rank else 4,
         engines=tuple(_engines(config)),
     )
+
+
+def _step(data: Mapping[str, Any], rollout: Mapping[str, Any]) -> tuple[int, int, int]:
+    """Sequences of a step over all processes, and the longest prompt and response, tokens."""
+    if "max_prompt_tokens" in data:
+        rows = data["prompts_per_step"] * rollout["group_size"]
+        return rows, data["max_prompt_tokens"], rollout["sampling"]["max_tokens"]
+    return data["prompts_per_step"], 0, data["max_tokens"]  # demonstrations, whose limit is that of both together
 
 
 def _engines(config: Mapping[str, Any]) -> Iterator[EngineMemory]:

@@ -1,6 +1,5 @@
 """`capo plan`: the memory that a run will need, part by part, before anything is loaded."""
 
-import json
 from argparse import ArgumentError, ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -8,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from capo_lit.cli.command import ended
-from capo_lit.cli.commands import split_words
-from capo_lit.cli.compose import compose
+from capo_lit.cli.commands import composed, split_words
 from capo_lit.cli.memory import Hardware, hardware, run_memory
 from capo_lit.cli.parser import brief
 from capo_lit.cli.show import show_table
@@ -59,8 +57,8 @@ class ParseOnly(CapoCLI):
 def _plan(words: list[str], gpu_gib: float | None, measured: Path | None) -> None:
     if gpu_gib is not None and not 0 < gpu_gib < float("inf"):
         raise ConfigError(f"--gpu_gib {gpu_gib}", "GiB of one GPU, a number > 0", change="--gpu_gib")
-    composed, flags = split_words(words)
-    config = ["--config", json.dumps(compose(composed))] if composed else []
+    chosen, flags = split_words(words)
+    config = composed(chosen)
     try:
         parsed: dict[str, Any] = build(["fit", *config, *flags], cli=ParseOnly).config["fit"].as_dict()
     except ArgumentError as error:

@@ -1,7 +1,7 @@
 """What engines in this process share: futures, prompts, versions, and one error per failed request."""
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from threading import RLock
@@ -35,6 +35,25 @@ class _Flight:
     future: "Future[Completion]"
     prompt_tokens: int
     since: float
+
+
+def refuse_in_flight(flights: Collection[str], name: str) -> None:
+    """Refuse new weights while requests are computed with the old ones.
+
+    Args:
+        flights: ids of the requests in flight.
+        name: of the engine.
+
+    Raises:
+        EngineError: if there are any.
+    """
+    if flights:
+        raise EngineError(
+            f"new weights with {len(flights)} requests in flight",
+            "none in flight while the weights are replaced",
+            name,
+            "wait for the completions, or cancel their futures, before the push",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,13 +215,7 @@ class LocalEngine(Engine, SyncsWeights):
         """
         with self._lock:
             self._start_once()
-            if self._flights:
-                raise EngineError(
-                    f"new weights with {len(self._flights)} requests in flight",
-                    "none in flight while the weights are replaced",
-                    self._name,
-                    "wait for the completions, or cancel their futures, before the push",
-                )
+            refuse_in_flight(self._flights, self._name)
             self._fault = EngineError(
                 f"weights of which some are version {version} and some {self._version}",
                 "one version",

@@ -12,16 +12,8 @@ from capo_lit.core.errors import BatchError
 from capo_lit.training.settings import LossConfig, UpdateConfig
 from examples.ppo.module import PPOConfig
 from examples.ppo.value import ValueModel
-from tests.support.builders import tiny_llama
 from tests.support.ppo_world import Watched, fit
 from tests.training.test_module import GROUPS, make_batch, train
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    path = tmp_path_factory.mktemp("llama")
-    tiny_llama(path)
-    return str(path)
 
 
 def test_the_first_advantages_are_the_returns_for_the_head_starts_at_zero(folder):

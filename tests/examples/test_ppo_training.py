@@ -9,16 +9,8 @@ from capo_lit.training.logprobs import response_logprobs
 from capo_lit.training.settings import LossConfig, OptimConfig, UpdateConfig
 from examples.ppo.gae import gae
 from examples.ppo.module import PPOConfig, PPOModule
-from tests.support.builders import tiny_llama
 from tests.support.ppo_world import PLAIN, Watched, fit, run
 from tests.training.test_module import make_batch, train
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    path = tmp_path_factory.mktemp("llama")
-    tiny_llama(path)
-    return str(path)
 
 
 def test_several_updates_share_the_values_and_logprobs_from_before_the_first(folder):

@@ -17,7 +17,7 @@ from capo_lit.engines.http.protocol import AttemptError
 from capo_lit.engines.http.remote import RemoteEngine
 from capo_lit.engines.http.servers import MOST_CONNECTIONS, Server, checked_url, connect
 from capo_lit.engines.http.session import Session
-from capo_lit.engines.local import Generated, ParameterNames, PushedWeights
+from capo_lit.engines.local import Generated, ParameterNames, PushedWeights, refuse_in_flight
 from capo_lit.engines.pieces import decode_pieces
 from capo_lit.engines.servers import ranks
 from capo_lit.engines.servers.control import call, check_given
@@ -145,7 +145,7 @@ class VLLMServers(RemoteEngine, SyncsWeights):
         Raises:
             EngineError: if requests are in flight, the names are not the model's, or no server takes the weights.
         """
-        _together(self._refuse_in_flight)
+        _together(lambda: refuse_in_flight(self._flights, self._name))
         if self._fleet is None:
             self._start_servers()
         stamp = ranks.from_first(f"{token_hex(4)}:{version}")
@@ -198,15 +198,6 @@ class VLLMServers(RemoteEngine, SyncsWeights):
             self._sender = NcclSender(session, self._shell, _DTYPES[self.precision], self.deadline_s)
         up = session.spawn(self.fleet.up()).result()
         self._sender.send([member.server for member in up], [member.mark for member in up], named_tensors, stamp)
-
-    def _refuse_in_flight(self) -> None:
-        if self._flights:
-            raise EngineError(
-                f"new weights with {len(self._flights)} requests in flight",
-                "none in flight while the weights are replaced",
-                self._name,
-                "wait for the completions, or cancel their futures, before the push",
-            )
 
     def _start_servers(self) -> None:
         own: list[OwnServer] = []

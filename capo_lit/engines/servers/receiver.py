@@ -1,6 +1,6 @@
 """The server's side of weights in files: it lives in vLLM's own processes, and loads what it is told to.
 
-The trainer's side is transfer.py. Both see one folder, in memory on one machine or on a disk that machines share.
+The trainer's side is files.py. Both see one folder, in memory on one machine or on a disk that machines share.
 """
 
 from dataclasses import dataclass
