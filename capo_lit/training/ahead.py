@@ -4,10 +4,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from threading import Thread
 
-import torch.distributed as dist
-
 from capo_lit.batch.saved import State, batch_state, restored
 from capo_lit.batch.step import StepBatch
+from capo_lit.core.ranks import from_all
 
 
 class Ahead:
@@ -63,10 +62,7 @@ class Ahead:
         self.wait()
         pending = self._pending
         own = batch_state(pending.result()) if pending is not None and pending.exception() is None else None
-        states: list[State | None] = [own]
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            states = [None] * dist.get_world_size()
-            dist.all_gather_object(states, own)
+        states = from_all(own)
         found = [state for state in states if state is not None]
         return found if len(found) == len(states) else []
 

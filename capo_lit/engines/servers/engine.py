@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar, get_args
 import torch
 
 from capo_lit.batch.facts import Completion
+from capo_lit.core import ranks
 from capo_lit.core.errors import CapoError, ConfigError, EngineError, check_settings
 from capo_lit.engines.base import Request, SyncsWeights
 from capo_lit.engines.chat import prompt_ids
@@ -19,7 +20,6 @@ from capo_lit.engines.http.servers import MOST_CONNECTIONS, Server, checked_url,
 from capo_lit.engines.http.session import Session
 from capo_lit.engines.local import Generated, ParameterNames, PushedWeights, refuse_in_flight
 from capo_lit.engines.pieces import decode_pieces
-from capo_lit.engines.servers import ranks
 from capo_lit.engines.servers.control import call, check_given
 from capo_lit.engines.servers.files import Pushed, WeightFolder
 from capo_lit.engines.servers.fleet import Fleet, Member

@@ -1,4 +1,4 @@
-"""The trainer's processes, as far as an engine that all of them use has to know: one speaks, and all hear."""
+"""What the trainer's processes tell each other beside gradients and metrics; one process alone talks to itself."""
 
 from typing import TypeVar
 
@@ -26,16 +26,21 @@ def from_first(value: T | None) -> T:
     return values[0]  # type: ignore[return-value]
 
 
+def from_all(value: T) -> list[T]:
+    """What every process has, in their order; all of them call it at the same moment."""
+    values: list[T] = [value]
+    if _grouped():
+        values = [value] * dist.get_world_size()
+        dist.all_gather_object(values, value)
+    return values
+
+
 def raise_together(error: CapoError | None) -> None:
     """Raise the first error that any process brings, on every one: none is left waiting for the others.
 
     Raises:
         CapoError: of the first process that has one.
     """
-    errors: list[CapoError | None] = [error]
-    if _grouped():
-        errors = [None] * dist.get_world_size()
-        dist.all_gather_object(errors, error)
-    for found in errors:
+    for found in from_all(error):
         if found is not None:
             raise found
