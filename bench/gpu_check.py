@@ -16,16 +16,17 @@ from pathlib import Path
 import psutil
 from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
-from capo_lit.arithmetic.model import write_initial_model
+from capo_lit.arithmetic.judge_model import write_initial_judge
 from capo_lit.cli.compose import CONFIGS
 
 _GPU = {"hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14}
 _CPU = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 4}
 _STEPS = 6
-_LIMIT_S = 240.0
+_LIMIT_S = {True: 240.0, False: 900.0}  # with a GPU, and without
 _JUDGE = [
     *("--critique.judge", "capo_lit.GenPRM", "--critique.judge.engine", "capo_lit.PolicyEngine"),
     *("--critique.judge.k", "2", "--critique.judge.sampling.max_tokens", "64", "--critique.max_abstain_frac", "1.0"),
+    *("--rollout.engine.max_model_len", "1024"),
 ]
 _SHOWN = {
     "time/step_s": "seconds a step",
@@ -38,8 +39,8 @@ _SHOWN = {
 
 
 def write_policy(folder: Path, sizes: dict[str, int]) -> Path:
-    """A random Qwen2 with the built-in arithmetic's tokenizer."""
-    write_initial_model(folder)
+    """A random Qwen2 with the pocket judge's tokenizer, which has a chat template: the policy is its own judge too."""
+    write_initial_judge(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     config = Qwen2Config(
         **sizes,
@@ -69,7 +70,7 @@ def run_fit(words: list[str], gpu: bool, log: Path) -> tuple[float, float]:
     with log.open("w") as out:
         job = subprocess.Popen([sys.executable, "-m", "capo_lit.cli", "fit", *words], stdout=out, stderr=out)
         while job.poll() is None:
-            if time.monotonic() - started > _LIMIT_S:
+            if time.monotonic() - started > _LIMIT_S[gpu]:
                 job.kill()
             try:
                 peak = max(peak, used_gib(psutil.Process(job.pid), gpu))

@@ -21,7 +21,7 @@ from capo_lit.verifier.outcomes import OutcomeSource
 from capo_lit.verifier.pool import Verifier
 from tests.support.config_parser import fit_actions
 
-MOST = 123
+MOST = 120
 # What Lightning's CLI has by itself.
 LIGHTNINGS = ("trainer", "config", "weights_only", "seed_everything", "model", "data", "ckpt_path")
 # Not Verifier's subclasses: there are none.

@@ -86,7 +86,7 @@ def test_a_server_of_which_a_third_of_the_replies_is_bad(make: Make) -> None:
 
 
 def test_servers_share_the_load(make: Make) -> None:
-    with MisbehavingServer(delay_s=0.05) as one, MisbehavingServer(delay_s=0.05) as two:
+    with MisbehavingServer(delay_s=0.3) as one, MisbehavingServer(delay_s=0.3) as two:
         engine = make(one.url, two.url, max_concurrency=8)
         assert len(list(as_completed(engine, [ask(index) for index in range(32)]))) == 32
         assert min(one.most_running, two.most_running) >= 3

@@ -51,7 +51,12 @@ def make(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
 
     def build_engine(*servers: ScriptedRolloutServer, **settings: object) -> VLLMServers:
         urls = [server.url for server in servers]
-        given = {"dtype": "float32", "max_model_len": MAX_LEN, "folder": str(tmp_path / "weights"), "deadline_s": 10.0}
+        given = {
+            "dtype": "float32",
+            "max_model_len": MAX_LEN,
+            "transfer": str(tmp_path / "weights"),
+            "timeout_s": 10.0,
+        }
         made.append(VLLMServers(str(folder), urls, **{**given, **settings}))
         return made[-1]
 
@@ -128,7 +133,7 @@ def test_they_spill_over_while_their_server_has_no_free_slot(make: Make, model: 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_failed_attempt_is_asked_again_with_its_seed(make: Make, model: LlamaForCausalLM, fault: str):
     with servers(2) as both:
-        engine = make(*both, deadline_s=1.0 if fault == "hang" else 10.0)
+        engine = make(*both, timeout_s=1.0 if fault == "hang" else 10.0)
         engine.load_weights(model.named_parameters(), version=1)
         whole = run(engine, requests(8))
         for server in both:
@@ -170,7 +175,7 @@ def test_a_server_that_dies_and_comes_back_is_given_the_weights_again(make: Make
 
 def test_all_servers_may_be_gone_for_a_while(make: Make, model: LlamaForCausalLM):
     with servers(1, delay_s=0.05) as (server,):
-        engine = make(server, deadline_s=20.0)
+        engine = make(server, timeout_s=20.0)
         engine.load_weights(model.named_parameters(), version=1)
         whole = run(engine, requests(8))
         server.stop()
@@ -184,7 +189,7 @@ def test_all_servers_may_be_gone_for_a_while(make: Make, model: LlamaForCausalLM
 
 def test_without_any_server_a_request_ends_at_the_deadline(make: Make, model: LlamaForCausalLM):
     with servers(1) as (server,):
-        engine = make(server, deadline_s=0.5)
+        engine = make(server, timeout_s=0.5)
         engine.load_weights(model.named_parameters(), version=1)
         server.stop()
         future = engine.submit(requests(1)[0])
@@ -284,7 +289,7 @@ def test_a_cancelled_request_frees_its_slot(make: Make, model: LlamaForCausalLM)
 @pytest.mark.parametrize(
     ("settings", "setting"),
     [({"servers": 0}, "servers"), ({"servers": []}, "servers"), ({"dtype": "float16"}, "dtype"),
-     ({"transfer": "pigeon"}, "transfer"), ({"max_num_seqs": 0}, "max_num_seqs"), ({"deadline_s": 0}, "deadline_s")],
+     ({"transfer": "pigeon"}, "transfer"), ({"max_num_seqs": 0}, "max_num_seqs"), ({"timeout_s": 0}, "timeout_s")],
 )  # fmt: skip
 def test_settings_that_cannot_be_used_name_themselves(folder: Path, settings: dict[str, object], setting: str):
     with pytest.raises(ConfigError, match=f"Change: .*{setting}"):

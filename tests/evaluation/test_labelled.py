@@ -75,9 +75,10 @@ def test_exactly_one_step_differs_and_it_is_the_labelled_one(steps, seed):
     assert [index for index, (a, b) in enumerate(zip(steps, changed, strict=True)) if a != b] == [label]
 
 
-def test_reference_solutions_are_split_and_kept_as_they_are():
-    text = "So 2 + 3 = 5.\n\nThen 5 + 2 = 7.\n\nIt is 7."
-    right, wrong = PlantedErrors(References(text, text), style="paragraph").load()
+@pytest.mark.parametrize("between", ["\n\n", "\n"])
+def test_reference_solutions_are_split_and_kept_as_they_are(between):
+    text = between.join(("So 2 + 3 = 5.", "Then 5 + 2 = 7.", "It is 7."))
+    right, wrong = PlantedErrors(References(text, text)).load()
     assert "".join(right.steps) == right.rollout(0).completion.text == text
     assert (right.label, right.reference, right.answer) == (-1, text, "7")
     assert wrong.label in (0, 1)

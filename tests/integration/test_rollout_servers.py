@@ -26,7 +26,7 @@ DEADLINE_S = 400.0
 @pytest.fixture(scope="module")
 def engine(initial: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[VLLMServers]:
     made = VLLMServers(
-        str(initial), 2, dtype="float32", max_model_len=128, max_num_seqs=16, kv_cache_gib=0.1, deadline_s=DEADLINE_S
+        str(initial), 2, dtype="float32", max_model_len=128, max_num_seqs=16, kv_cache_gib=0.1, timeout_s=DEADLINE_S
     )
     made.log_folder = tmp_path_factory.mktemp("logs")
     yield made

@@ -24,7 +24,7 @@ def work(rank: int, port: int, folder: Path, urls: list[str]) -> None:
     model = LlamaForCausalLM.from_pretrained(folder / "model")
     names = dict(model.named_parameters())
     engine = VLLMServers(
-        str(folder / "model"), urls, dtype="float32", max_model_len=MAX_LEN, folder=str(folder), deadline_s=60.0
+        str(folder / "model"), urls, dtype="float32", max_model_len=MAX_LEN, transfer=str(folder), timeout_s=60.0
     )
     asked = requests(16)[rank::2]
     engine.load_weights(names.items(), version=0)

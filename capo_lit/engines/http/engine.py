@@ -70,17 +70,15 @@ class HTTPEngine(RemoteEngine):
         max_concurrency: int = 64,
         extra: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__(f"http engine {model}", max_concurrency)
+        super().__init__(f"http engine {model}", max_concurrency, timeout_s)
         most = MOST_CONNECTIONS
         checks = (
             (bool(base_urls), "no base_urls", "at least one", "base_urls"),
-            (timeout_s > 0, f"timeout_s {timeout_s}", "a number of seconds > 0", "timeout_s"),
             (1 <= max_concurrency <= most, f"max_concurrency {max_concurrency}", f"1 to {most}", "max_concurrency"),
         )
         check_settings(checks, self._name)
         self.model, self.base_urls, self.api_key_env = model, [checked_url(url) for url in base_urls], api_key_env
-        self.timeout_s, self.max_concurrency = timeout_s, max_concurrency
-        self.extra = dict(extra or {})
+        self.max_concurrency, self.extra = max_concurrency, dict(extra or {})
         self._key()
         for url in self.base_urls:
             if proxy_of(url) is not None:

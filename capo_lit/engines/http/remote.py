@@ -10,7 +10,7 @@ from time import perf_counter
 from typing import Any
 
 from capo_lit.batch.facts import Completion
-from capo_lit.core.errors import EngineError
+from capo_lit.core.errors import EngineError, check_settings
 from capo_lit.engines.base import Engine, Request
 from capo_lit.engines.http.protocol import AttemptError, status_error
 from capo_lit.engines.http.servers import Server
@@ -25,10 +25,15 @@ class RemoteEngine(Engine):
     Args:
         name: for errors, logs and the thread.
         slots: requests in the servers at once, all together; the rest wait here.
+        timeout_s: of one attempt at a request, seconds.
+
+    Raises:
+        ConfigError: if there is no time at all.
     """
 
-    def __init__(self, name: str, slots: int) -> None:
-        self._name, self._slots = name, slots
+    def __init__(self, name: str, slots: int, timeout_s: float) -> None:
+        check_settings([(timeout_s > 0, f"timeout_s {timeout_s}", "a number of seconds > 0", "timeout_s")], name)
+        self._name, self._slots, self.timeout_s = name, slots, timeout_s
         self._session: Session | None = None
         self._lock = Lock()
         self._flights: dict[str, Future[Completion]] = {}

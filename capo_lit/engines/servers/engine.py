@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from secrets import token_hex
 from time import perf_counter
-from typing import TYPE_CHECKING, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import torch
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from capo_lit.engines.servers.nccl import NcclSender
 
 T = TypeVar("T")
-Transfer = Literal["files", "nccl"]
+_NCCL = "nccl"
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _MOST_ATTEMPTS = 6
 _NO_KEY = "no-key-needed"
@@ -53,14 +53,14 @@ class VLLMServers(RemoteEngine, SyncsWeights):
         model: directory or hub id; its architecture and tokenizer are read here too.
         servers: how many to start, or the URLs of running ones, started as docs/howto/rollout-servers.md says.
         gpus: of each server to start, by number ("6", or "4,5" to split the model); null on a machine without.
-        transfer: how weights reach servers: files (in memory, or on a disk that all see), or nccl (GPU to GPU).
-        folder: for files; null is this machine's memory, which other machines do not see.
+        transfer: how weights reach servers: in files of this folder, which all of them see; null is this machine's
+            memory, for servers of this machine; nccl goes from GPU to GPU.
         dtype: that servers compute in.
         max_model_len: longest prompt and response together, tokens.
         max_num_seqs: requests that one server computes at a time; the rest wait here.
         kv_cache_gib: key-value cache of a server to start, GiB; CPU only.
         gpu_memory_utilization: share of its GPUs' memory, in (0, 1]; GPU only.
-        deadline_s: of every wait: for a server to start, a push, one attempt at a request, seconds.
+        timeout_s: of every wait: for a server to start, a push, one attempt at a request, seconds.
     """
 
     def __init__(  # noqa: PLR0913  (every one is a setting of its own in a config)
@@ -68,36 +68,40 @@ class VLLMServers(RemoteEngine, SyncsWeights):
         model: str,
         servers: int | list[str] = 1,
         gpus: list[str] | None = None,
-        transfer: Transfer = "files",
-        folder: str | None = None,
+        transfer: str | None = None,
         dtype: Literal["float32", "bfloat16"] = "bfloat16",
         max_model_len: int = 4096,
         max_num_seqs: int = 64,
         kv_cache_gib: float = 0.5,
         gpu_memory_utilization: float = 0.9,
-        deadline_s: float = 600.0,
+        timeout_s: float = 600.0,
     ) -> None:
         count = servers if isinstance(servers, int) else len(servers)
-        super().__init__(f"vllm servers {model}", max(1, count * max_num_seqs))
+        super().__init__(f"vllm servers {model}", max(1, count * max_num_seqs), timeout_s)
         most = MOST_CONNECTIONS
         checks = (
             (count >= 1, f"servers {servers}", "a number of at least 1, or URLs", "servers"),
-            (transfer in get_args(Transfer), f"transfer {transfer!r}", "files or nccl", "transfer"),
+            (
+                transfer is None or transfer == _NCCL or "/" in transfer,
+                f"transfer {transfer!r}",
+                "nccl, or the path of a folder, with a slash",
+                "transfer",
+            ),
             (dtype in _DTYPES, f"dtype {dtype!r}", "float32 or bfloat16", "dtype"),
             (max_model_len >= 2, f"max_model_len {max_model_len}", "an integer >= 2", "max_model_len"),
             (1 <= max_num_seqs <= most, f"max_num_seqs {max_num_seqs}", f"1 to {most}", "max_num_seqs"),
             (kv_cache_gib > 0, f"kv_cache_gib {kv_cache_gib}", "a number > 0", "kv_cache_gib"),
             (0 < gpu_memory_utilization <= 1, f"{gpu_memory_utilization}", "in (0, 1]", "gpu_memory_utilization"),
-            (deadline_s > 0, f"deadline_s {deadline_s}", "a number of seconds > 0", "deadline_s"),
         )
         check_settings(checks, self._name)
-        if transfer == "nccl" and not torch.cuda.is_available():
-            raise ConfigError("transfer nccl without a GPU", "files on a machine without GPUs", self._name, "transfer")
-        self.model, self.precision, self.transfer, self.folder = model, dtype, transfer, folder
-        self.max_model_len, self.max_num_seqs, self.deadline_s = max_model_len, max_num_seqs, deadline_s
+        if transfer == _NCCL and not torch.cuda.is_available():
+            expected = "null, or a folder, on a machine without GPUs"
+            raise ConfigError("transfer nccl without a GPU", expected, self._name, "transfer")
+        self.model, self.precision, self.transfer = model, dtype, transfer
+        self.max_model_len, self.max_num_seqs = max_model_len, max_num_seqs
         self._gpus = gpus_of(servers, gpus) if isinstance(servers, int) else []
         self._urls = [] if isinstance(servers, int) else [checked_url(url).removesuffix("/v1") for url in servers]
-        backend = FILES if transfer == "files" else "nccl"
+        backend = _NCCL if transfer == _NCCL else FILES
         self._settings = ServerSettings(
             model, dtype, max_model_len, max_num_seqs, kv_cache_gib, gpu_memory_utilization, backend
         )
@@ -195,20 +199,20 @@ class VLLMServers(RemoteEngine, SyncsWeights):
 
         session = self._open()
         if self._sender is None:
-            self._sender = NcclSender(session, self._shell, _DTYPES[self.precision], self.deadline_s)
+            self._sender = NcclSender(session, self._shell, _DTYPES[self.precision], self.timeout_s)
         up = session.spawn(self.fleet.up()).result()
         self._sender.send([member.server for member in up], [member.mark for member in up], named_tensors, stamp)
 
     def _start_servers(self) -> None:
         own: list[OwnServer] = []
         if self._first:
-            self._files = WeightFolder(self.folder) if self.transfer == "files" else None
+            self._files = None if self.transfer == _NCCL else WeightFolder(self.transfer)
             own = own_servers(self._settings, self._gpus, self._files, self.log_folder)
         urls = ranks.from_first([one.url for one in own] or self._urls)
         session = self._open()
         session.servers = [connect(url, _NO_KEY) for url in urls]
         members = [Member(server, own[place] if own else None) for place, server in enumerate(session.servers)]
-        fleet = Fleet(self._name, members, self._first, self.max_num_seqs, self.deadline_s)
+        fleet = Fleet(self._name, members, self._first, self.max_num_seqs, self.timeout_s)
         try:
             _together(lambda: self._wait_for_start(session, fleet))
         except BaseException:
@@ -295,14 +299,14 @@ class VLLMServers(RemoteEngine, SyncsWeights):
             except AttemptError as error:
                 self._count(error)
                 if error.final or number >= _MOST_ATTEMPTS:
-                    said, change = f"{error.said} at attempt {number}", "the servers' logs, or deadline_s"
+                    said, change = f"{error.said} at attempt {number}", "the servers' logs, or timeout_s"
                     raise self._error(request, said, "a response", change) from error
 
     async def _attempt(self, request: Request, ids: tuple[int, ...], member: Member, fleet: Fleet) -> Generated:
         assert fleet.weights is not None
         stamp, name = fleet.weights.stamp, f"{request.request_id}-{token_hex(4)}"
         try:
-            answer = await call(member.server, ROUTE, body_of(request, ids, name), self.deadline_s)
+            answer = await call(member.server, ROUTE, body_of(request, ids, name), self.timeout_s)
             generated = read_answer(answer, request.request_id, stamp)
         except AttemptError as error:
             if not error.final:

@@ -51,7 +51,7 @@ class WeightFolder:
             self.path = base / f"{_PREFIX}-{socket.gethostname()}-{os.getpid()}-{token_hex(4)}"
             self.path.mkdir()
         except OSError as error:
-            raise EngineError(f"{error}", "a folder for weights", str(base), "folder") from error
+            raise EngineError(f"{error}", "a folder for weights", str(base), "transfer") from error
 
     def write(self, named_tensors: Iterable[tuple[str, torch.Tensor]], stamp: str) -> Pushed:
         """Write a version beside the last one.
@@ -69,7 +69,7 @@ class WeightFolder:
                 paths.append(str(version / f"{len(paths):05d}.safetensors"))
                 save_file(chunk, paths[-1])
         except (OSError, RuntimeError) as error:  # safetensors' own errors are RuntimeErrors
-            raise EngineError(f"{error}", "room for two versions of the weights", str(self.path), "folder") from error
+            raise EngineError(f"{error}", "room for two versions of the weights", str(self.path), "transfer") from error
         return Pushed(stamp, tuple(paths))
 
     def keep(self, weights: Pushed) -> None:

@@ -66,11 +66,11 @@ class Fleet:
         members: the servers.
         pushes: whether this process changes weights and starts what is its own; of several trainers, the first.
         slots: requests that one server computes at a time.
-        deadline_s: of every wait.
+        timeout_s: of every wait.
     """
 
-    def __init__(self, name: str, members: Sequence[Member], pushes: bool, slots: int, deadline_s: float) -> None:
-        self._name, self.members, self._pushes, self._slots, self._deadline_s = name, members, pushes, slots, deadline_s
+    def __init__(self, name: str, members: Sequence[Member], pushes: bool, slots: int, timeout_s: float) -> None:
+        self._name, self.members, self._pushes, self._slots, self._timeout_s = name, members, pushes, slots, timeout_s
         self.weights: Pushed | None = None
         self.starts = 0
         self._homes: dict[tuple[int, ...], Member] = {}
@@ -167,12 +167,12 @@ class Fleet:
         Raises:
             EngineError: if there is none within the deadline.
         """
-        end = time.monotonic() + self._deadline_s
+        end = time.monotonic() + self._timeout_s
         while True:
             if found := [member for member in self.members if member.ready]:
                 return found
             if time.monotonic() > end or all(member.lost for member in self.members):
-                raise self._error(self.members[0], self.members[0].error or f"none ready in {self._deadline_s:g} s")
+                raise self._error(self.members[0], self.members[0].error or f"none ready in {self._timeout_s:g} s")
             await asyncio.sleep(_WAIT_S)
 
     def stop(self) -> None:
@@ -200,7 +200,7 @@ class Fleet:
             assert weights is not None
             try:
                 if weights.paths is not None:
-                    await load_files(member.server, weights.paths, weights.stamp, self._deadline_s)
+                    await load_files(member.server, weights.paths, weights.stamp, self._timeout_s)
                 # Without files a server that was started anew has to wait for the next push.
                 member.ready = weights.paths is not None or await computes_with(member.server, weights.stamp)
                 member.failures, member.error = 0, ""
@@ -224,7 +224,7 @@ class Fleet:
             AttemptError: if it does not within the deadline, or its processes end.
             EngineError: if it cannot be started.
         """
-        own, end, started = member.own, time.monotonic() + self._deadline_s, False
+        own, end, started = member.own, time.monotonic() + self._timeout_s, False
         while True:
             if own is not None and not own.alive:
                 if started:
@@ -235,7 +235,7 @@ class Fleet:
             if await healthy(member.server):
                 break
             if time.monotonic() > end:
-                raise AttemptError("timeout", f"no healthy answer within {self._deadline_s:g} s")
+                raise AttemptError("timeout", f"no healthy answer within {self._timeout_s:g} s")
             await asyncio.sleep(_START_LOOK_S)
         member.up = True
 

@@ -115,7 +115,7 @@ class NcclSender:
                 f"a push over nccl that failed: {said}",
                 f"one within {self._limit_s:g} s",
                 "vllm servers",
-                "resume the run (--ckpt_path last), or take transfer files",
+                "resume the run (--ckpt_path last), or take files (transfer null)",
             ) from error
         finally:
             worker.shutdown(wait=False)

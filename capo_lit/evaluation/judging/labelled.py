@@ -8,7 +8,7 @@ from pathlib import Path
 
 from capo_lit.core.errors import DataError, check_settings
 from capo_lit.core.seeding import derive_seed
-from capo_lit.core.steps import Style, split_steps
+from capo_lit.core.steps import split_steps
 from capo_lit.data.sources import Problem, PromptSource
 from capo_lit.evaluation.judging.scores import NO_WRONG_STEP
 from capo_lit.evaluation.judging.solutions import Solution, read_solutions
@@ -57,14 +57,14 @@ class PlantedErrors(LabelledSource):
     arithmetic, whose demonstrations may be wrong, there is PlantedArithmeticErrors.
 
     Args:
-        problems: with reference solutions that are right; one solution for each.
-        style: how a reference solution is split into steps.
+        problems: with reference solutions that are right; one solution for each. Their steps are their paragraphs, or
+            their lines where there is but one paragraph.
     """
 
-    def __init__(self, problems: PromptSource, style: Style = "paragraph") -> None:
+    def __init__(self, problems: PromptSource) -> None:
         got = f"{type(problems).__name__}, whose references may be wrong"
         check_settings([(problems.right_references, got, "right ones", "problems")], "PlantedErrors")
-        self.problems, self.style = problems, style
+        self.problems = problems
 
     def load(self) -> Sequence[Solution]:
         return [self.solution(problem, wrong=index % 2 == 1) for index, problem in enumerate(self.problems.load())]
@@ -85,7 +85,10 @@ class PlantedErrors(LabelledSource):
                 f"problem {problem.uid}",
                 "fields.reference of the source of PlantedErrors",
             )
-        return step_texts(problem.reference, split_steps(problem.reference, self.style))
+        paragraphs = step_texts(problem.reference, split_steps(problem.reference, "paragraph"))
+        if len(paragraphs) > 1:
+            return paragraphs
+        return step_texts(problem.reference, split_steps(problem.reference, "line"))
 
 
 def change_one_number(steps: Sequence[str], rng: random.Random, where: str = "") -> tuple[list[str], int]:
