@@ -187,7 +187,7 @@ def measure_time(args: argparse.Namespace, folder: Path) -> None:
             ahead = medians("and samples ahead", fit(there, folder / "ahead", [first]))
     found = read_run(folder / "alone")
     rollouts = found.config["data.init_args.prompts_per_step"] * found.config["rollout.group_size"]
-    rates = measured_rates(found.curves, 1, rollouts, folder / "alone")
+    rates = measured_rates(found.curves, 1, rollouts, False, folder / "alone")
     print(f"\nrates of one core: {rates}\n")
     ways = ((Split(2), both), (Split(1, 1), turns), (Split(1, 1, ahead=True), ahead))
     for split, row in ways:

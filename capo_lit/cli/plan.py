@@ -93,7 +93,7 @@ def _show_splits(measured: Path, machine: Hardware, run: RunMemory) -> None:
         raise DataError("no config of CapoModule", "the folder of a run of `capo fit`", str(measured), "--split")
     alone = hardware({"trainer": {name: found.config.get(f"trainer.{name}") for name in _PLACES}})
     rollouts = found.config["data.init_args.prompts_per_step"] * found.config["rollout.group_size"]
-    rates = measured_rates(found.curves, alone.processes, rollouts, measured)
+    rates = measured_rates(found.curves, alone.processes, rollouts, alone.gpu, measured)
     judge = str(found.config.get("critique.judge.init_args.engine.class_path", ""))
     beside = judge.endswith("HTTPEngine")
 

@@ -1,8 +1,10 @@
 """How long a step takes on more GPUs, and how to share them out, from the times that a run logged.
 
 Sampling costs so much for each position of the longest response (its tokens come one after another, whatever the number
-of GPUs) and so much for each token; judge and update cost in proportion to the tokens. What GPUs say to each other is
-left out, so that the figures are bounds of what many of them reach.
+of GPUs) and so much for each token; judge and update cost in proportion to the tokens. A run whose responses are all of
+one length cannot tell the two apart: then a GPU, which reads all weights for every position, is taken to pay by
+position, and a CPU, which computes for as long as it reads, by token. What GPUs say to each other is left out, so that
+the figures are bounds of what many of them reach.
 """
 
 from collections.abc import Iterator, Mapping
@@ -19,6 +21,7 @@ from capo_lit.records.curves import Curve
 _NEEDED = ("rollout/tokens", "rollout/length_max", "time/rollout_s", "time/update_s", "time/step_s")
 _WARM = 2  # first steps that engines and kernels warm up in
 _LEAST = 3  # steps after them
+_APART = 0.05  # relative spread of the tokens for each position from which on the two costs can be told apart
 
 
 @dataclass(frozen=True)
@@ -61,13 +64,14 @@ class Split:
     ahead: bool = False
 
 
-def measured_rates(curves: Mapping[str, Curve], processes: int, rollouts: int, where: Path) -> Rates:
+def measured_rates(curves: Mapping[str, Curve], processes: int, rollouts: int, gpu: bool, where: Path) -> Rates:
     """Rates of a run.
 
     Args:
         curves: what it logged, by metric and step.
         processes: that it ran in.
         rollouts: of a step, in all of them.
+        gpu: it ran on GPUs.
         where: the run, for the error.
 
     Raises:
@@ -85,7 +89,11 @@ def measured_rates(curves: Mapping[str, Curve], processes: int, rollouts: int, w
         return [curves.get(name, {}).get(step, 0.0) for step in steps]
 
     longest, tokens, seconds = (column(name) for name in ("rollout/length_max", "rollout/tokens", "time/rollout_s"))
-    per_position, per_token = nnls(np.array([longest, tokens]).T, np.array(seconds))[0]
+    costs = np.array([longest, tokens]).T
+    width = costs[:, 1] / costs[:, 0]
+    if width.std() < _APART * width.mean():
+        costs[:, 1 if gpu else 0] = 0
+    per_position, per_token = nnls(costs, np.array(seconds))[0]
     judge, update, push = (median(column(f"time/{name}_s")) for name in ("critique", "update", "sync"))
     return Rates(
         processes=processes,

@@ -30,7 +30,7 @@ def logged(steps: int = 8, **changes) -> dict[str, dict[int, float]]:
 
 
 def test_the_parts_of_a_log_are_found():
-    rates = measured_rates(logged(), 2, 64, Path("run"))
+    rates = measured_rates(logged(), 2, 64, True, Path("run"))
     assert rates.processes == 2
     assert (rates.decode, rates.sample) == (pytest.approx(0.02 * 130), pytest.approx(0.001 * 2250))
     assert (rates.judge, rates.update, rates.push) == (4.0, 16.0, 1.0)
@@ -40,9 +40,16 @@ def test_the_parts_of_a_log_are_found():
 def test_positions_are_never_of_negative_cost():
     flat = [0.001 * tokens for tokens in (2000, 2500) * 4]
     falling = [6 - 0.01 * longest for longest in (100, 130, 160, 100, 130, 160, 100, 130)]
-    rates = measured_rates(logged(**{"time/rollout_s": falling}), 1, 64, Path())
+    rates = measured_rates(logged(**{"time/rollout_s": falling}), 1, 64, True, Path())
     assert min(rates.decode, rates.sample) >= 0
-    assert measured_rates(logged(**{"time/rollout_s": flat}), 1, 64, Path()).decode == pytest.approx(0, abs=1e-9)
+    assert measured_rates(logged(**{"time/rollout_s": flat}), 1, 64, True, Path()).decode == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize(("gpu", "decode", "sample"), [(True, 3.0, 0.0), (False, 0.0, 3.0)])
+def test_responses_of_one_length_are_paid_by_position_on_a_gpu_and_by_token_on_a_cpu(gpu, decode, sample):
+    curves = logged(**{"rollout/length_max": [64] * 8, "rollout/tokens": [4096] * 8, "time/rollout_s": [3.0] * 8})
+    rates = measured_rates(curves, 1, 64, gpu, Path())
+    assert (rates.decode, rates.sample) == (pytest.approx(decode), pytest.approx(sample))
 
 
 @pytest.mark.parametrize(
@@ -52,7 +59,7 @@ def test_a_log_that_says_too_little_is_refused(steps, gone, message):
     curves = logged(steps)
     curves.pop(gone, None)
     with pytest.raises(DataError, match=message):
-        measured_rates(curves, 1, 64, Path("run"))
+        measured_rates(curves, 1, 64, True, Path("run"))
 
 
 def test_on_one_gpu_a_step_is_the_sum_of_its_parts():
