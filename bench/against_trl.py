@@ -5,8 +5,8 @@
 Both sides train the same policy (SmolLM2-135M-Instruct by `capo prepare smollm2`; for `arithmetic` the quickstart's
 random start) in fp32 on the same number of prompts, rollouts and new tokens, with half of the rewards 1 by a coin, no
 KL term, AdamW and no gradient checkpointing. Ours samples by vLLM, TRL's GRPOTrainer by transformers, which is what it
-does where there is no vLLM. The end token of the policy is one that it never writes, so that all responses have full
-length. Each side runs in processes of its own, TRL in an environment of its own that this script makes from the
+does where there is no vLLM. SmolLM2's end token is replaced by one that it never writes, so that all its responses have
+full length. Each side runs in processes of its own, TRL in an environment of its own that this script makes from the
 versions of requirements/cpu.lock, without vLLM; the two take turns, `--rounds` times. The first two steps of each
 process are left out. Memory is the proportional share (PSS) of the whole process tree, read ten times a second.
 """
@@ -158,8 +158,8 @@ def ours(folder: Path, size: Size, steps: int) -> None:
         "data.prompts_per_step": size.prompts, "rollout.group_size": size.rollouts,
         "data.template": json.dumps({"style": "plain", "text": "{problem}"}),
         "rollout.sampling.max_tokens": size.new, "rollout.outcomes": "capo_lit.NoisyOutcomes",
-        "rollout.outcomes.error_rate": 0.5, "rollout.engine.max_model_len": 512, "rollout.engine.dtype": "float32",
-        "rollout.engine.max_num_seqs": 64, "model.optim.lr": 1e-6, "model.loss.importance_cap": "null",
+        "rollout.outcomes.error_rate": 0.5, "rollout.engine.max_model_len": 512 if size.words else 128, "rollout.engine.dtype": "float32",
+        "rollout.engine.max_num_seqs": 64, "model.optim.lr": 1e-6,
         "trainer.max_steps": steps, "trainer.val_check_interval": NEVER, "checkpoint.every_n_steps": NEVER,
         "validate_first": "false",
     }  # fmt: skip
