@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import psutil
 import torch
 
 from capo_lit.core.errors import ConfigError
+from capo_lit.engines.adapters import SLOTS, slot_rank
 from capo_lit.training.memory import GIB, EngineMemory, RunMemory
 from capo_lit.training.model_shape import model_shape
 
@@ -96,7 +97,7 @@ def run_memory(config: Mapping[str, Any], machine: Hardware) -> RunMemory | None
         reference=bool((model.get("loss") or {}).get("kl_coef")),
         adapter=policy.adapter(rank),
         weight_bytes=2 if half and rank else 4,
-        engines=tuple(_engines(config)),
+        engines=tuple(_engines(config, rank)),
     )
 
 
@@ -108,28 +109,35 @@ def _step(data: Mapping[str, Any], rollout: Mapping[str, Any]) -> tuple[int, int
     return data["prompts_per_step"], 0, data["max_tokens"]  # demonstrations, whose limit is that of both together
 
 
-def _engines(config: Mapping[str, Any]) -> Iterator[EngineMemory]:
+def _engines(config: Mapping[str, Any], rank: int) -> Iterator[EngineMemory]:
     """Those that run in the trainer's process; vLLM's first can sleep, and no other."""
-    for name, path, block in _blocks(config["rollout"].get("engine"), "rollout.engine", config["policy"]):
-        yield _engine(name, path, block, sleeps=True)
+    rollouts = config["rollout"].get("engine") or {}
+    holds = rank > 0 and slot_rank(rank) > 0 and str(rollouts.get("class_path")).endswith("VLLMEngine")
+    for name, path, block in _blocks(rollouts, "rollout.engine", config["policy"], False):
+        own = _engine(name, path, block, sleeps=True)
+        yield replace(own, adapter=SLOTS * own.shape.adapter(slot_rank(rank)) if holds else 0)
     for holder in ("rollout.outcomes", "critique.judge", "critique.eval_judge"):
         room, _, part = holder.partition(".")
         judge = config[room].get(part) or {}
         engine = (judge.get("init_args") or {}).get("engine")
-        for name, path, block in _blocks(engine, f"{holder}.init_args.engine", config["policy"]):
+        for name, path, block in _blocks(engine, f"{holder}.init_args.engine", config["policy"], holds):
             yield _engine(name, path, block, sleeps=False)
 
 
-def _blocks(engine: Any, name: str, policy: str) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
-    """An engine's name, model and settings; for a judge that is the initial policy, those of its second engine."""
+def _blocks(engine: Any, name: str, policy: str, holds: bool) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """An engine's name, model and settings; for a judge that is the initial policy, those of its second engine.
+
+    Such a judge has none if the rollouts' engine holds the policy's adapters, and no other is asked for.
+    """
     if not engine:
         return
     kind, arguments = engine["class_path"].rpartition(".")[2], engine.get("init_args") or {}
     if kind in _IN_PROCESS:
         yield name, str(arguments.get("model") or policy), arguments
     elif kind == "PolicyEngine" and arguments.get("weights") == "initial":
-        inner = arguments.get("engine") or {}
-        yield f"{name}.init_args.engine", policy, inner.get("init_args") or {}
+        inner = arguments.get("engine")
+        if inner or not holds:
+            yield f"{name}.init_args.engine", policy, (inner or {}).get("init_args") or {}
 
 
 def _engine(name: str, path: str, block: Mapping[str, Any], sleeps: bool) -> EngineMemory:

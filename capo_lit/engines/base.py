@@ -13,7 +13,7 @@ import torch
 from capo_lit.batch.facts import Completion
 from capo_lit.batch.sampling import Sampling
 
-__all__ = ["Engine", "Message", "Request", "Sampling", "SyncsWeights", "as_completed"]
+__all__ = ["Adapters", "Engine", "Message", "Request", "Sampling", "SyncsWeights", "as_completed"]
 
 Message = Mapping[str, str]
 
@@ -30,6 +30,7 @@ class Request:
         schema: JSON schema that the text follows, unless it is cut; None leaves it free.
         stop: strings that end the response, beside the end token; an engine in this process leaves the one that was
             found in the text, a server takes it out.
+        base: ask the weights below the engine's adapters, and not the policy; for engines with `takes_base`.
     """
 
     request_id: str
@@ -38,6 +39,27 @@ class Request:
     seed: int
     schema: Mapping[str, Any] | None = None
     stop: tuple[str, ...] = ()
+    base: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Adapters:
+    """Low-rank adapters of a policy: a layer with weights W computes (W + scale B A) x.
+
+    Attributes:
+        rank: of B A.
+        scale: what B A is multiplied with.
+        pairs: A, (rank, inputs), and B, (outputs, rank), by the layer's name in the Hugging Face model.
+    """
+
+    rank: int
+    scale: float
+    pairs: Mapping[str, tuple[torch.Tensor, torch.Tensor]]
+
+    @property
+    def layers(self) -> list[str]:
+        """The layers that carry them, each once by the last part of its name, such as q_proj."""
+        return sorted({name.rpartition(".")[2] for name in self.pairs})
 
 
 class Engine(ABC):
@@ -52,6 +74,7 @@ class Engine(ABC):
             engine's to say (a server's). Unlike `dtype` it is the same before and after the start.
         stands_still: whether its work moves only in `step`; a server's goes on meanwhile.
         takes_schema: whether it can hold a text to a request's schema; an engine that cannot refuses such requests.
+        takes_base: whether it takes requests of the weights below the policy's adapters.
         prompt_tokens: of all finished requests, where the engine counts them.
         cached_tokens: those of them that came from a prefix cache, as far as the engine knows.
         aborted_tokens: generated for requests that were cancelled before they were done; a server does not tell.
@@ -63,6 +86,7 @@ class Engine(ABC):
     precision: str = ""
     stands_still: bool = False
     takes_schema: bool = False
+    takes_base: bool = False
     prompt_tokens: int = 0
     cached_tokens: int = 0
     aborted_tokens: int = 0
@@ -115,6 +139,33 @@ class SyncsWeights(ABC):
         Raises:
             EngineError: if requests are in flight.
         """
+
+    def hold_adapters(self, adapters: Adapters | None) -> bool:
+        """Ask, before the engine starts, whether pushes may bring a policy's adapters alone, by `load_adapters`.
+
+        Args:
+            adapters: of the policy, as large as they will be; None for one without.
+
+        Returns:
+            Whether they may. An engine that cannot hold them gets merged weights, by `load_weights`.
+        """
+        return False
+
+    def load_adapters(
+        self, adapters: Adapters, version: int, base: Iterable[tuple[str, torch.Tensor]] | None = None
+    ) -> None:
+        """Replace the policy's adapters; for engines that hold them.
+
+        Args:
+            adapters: of the policy.
+            version: optimizer steps that they have seen.
+            base: names and tensors of the weights below, as for `load_weights`; with the first push, and after weights
+                were dropped. None leaves those that the last such push brought.
+
+        Raises:
+            EngineError: if requests are in flight, or there is no base.
+        """
+        raise NotImplementedError(f"{type(self).__name__} holds no adapters")
 
 
 def as_completed(engine: Engine, requests: Iterable[Request]) -> Iterator[Completion]:

@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import RLock
 from time import perf_counter
@@ -35,6 +36,7 @@ class _Flight:
     future: "Future[Completion]"
     prompt_tokens: int
     since: float
+    base: bool
 
 
 def refuse_in_flight(flights: Collection[str], name: str) -> None:
@@ -213,7 +215,13 @@ class LocalEngine(Engine, SyncsWeights):
             EngineError: if requests are in flight, or the names are not the model's. After the latter the engine holds
                 a mixture of weights and refuses requests until a complete push.
         """
-        with self._lock:
+        with self._pushing(version):
+            self._load(named_tensors, version)
+
+    @contextmanager
+    def _pushing(self, version: int) -> Iterator[None]:
+        """Within it weights are replaced; if that fails, requests are refused until a push succeeds."""
+        with self._lock, torch.inference_mode(False):
             self._start_once()
             refuse_in_flight(self._flights, self._name)
             self._fault = EngineError(
@@ -222,11 +230,13 @@ class LocalEngine(Engine, SyncsWeights):
                 self._name,
                 "push the weights again",
             )
-            pushed = PushedWeights(self._parameter_names())
-            with torch.inference_mode(False):
-                self._replace(pushed.known(named_tensors))
-            pushed.check(f"{self._name}, version {version}")
+            yield
             self._fault, self._version = None, version
+
+    def _load(self, named_tensors: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
+        pushed = PushedWeights(self._parameter_names())
+        self._replace(pushed.known(named_tensors))
+        pushed.check(f"{self._name}, version {version}")
 
     def _start_once(self) -> None:
         if not self._started:
@@ -243,6 +253,8 @@ class LocalEngine(Engine, SyncsWeights):
             raise EngineError("a request id that is in flight already", "unique request ids", where)
         if request.schema is not None and not self.takes_schema:
             raise EngineError("a JSON schema", "a request without one", where, "take VLLMEngine or HTTPEngine")
+        if request.base and not self.takes_base:
+            raise EngineError("a request of the weights below adapters", "an engine that holds adapters", where)
         ids = prompt_ids(self.tokenizer, request.prompt, self._name)
         if len(ids) >= self._context():
             raise EngineError(
@@ -253,7 +265,7 @@ class LocalEngine(Engine, SyncsWeights):
             )
         since = perf_counter()
         self._admit(request, ids)
-        return _Flight(future, len(ids), since)
+        return _Flight(future, len(ids), since, request.base)
 
     def _drop_cancelled(self, request_id: str, future: "Future[Completion]") -> None:
         if not future.cancelled():
@@ -288,7 +300,7 @@ class LocalEngine(Engine, SyncsWeights):
             logprobs=item.logprobs,
             finish_reason=item.finish_reason,
             prompt_tokens=flight.prompt_tokens,
-            version=self._version,
+            version=None if flight.base else self._version,
             seconds=perf_counter() - flight.since,
         )
         flight.future.set_result(completion)

@@ -1,4 +1,4 @@
-"""A judge that is the policy: its very engine, or a second one that keeps the weights training started from."""
+"""A judge that is the policy: its very engine, or what keeps the weights training started from."""
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
@@ -8,6 +8,7 @@ import torch
 
 from capo_lit.batch.facts import Completion
 from capo_lit.core.errors import ConfigError
+from capo_lit.engines.adapters import BaseRows
 from capo_lit.engines.base import Engine, Request
 from capo_lit.engines.vllm import VLLMEngine
 
@@ -19,12 +20,14 @@ class PolicyEngine(Engine):
 
     Which policy that is, is known when a run is set up: the callbacks bind it then. With "current" the judge is the
     rollouts' own engine: critiques take slots among the rollouts, and the judge learns as the policy does. With
-    "initial" it is an engine of its own over the directory that training starts from; no weights are ever pushed into
-    it, so that it is the same judge throughout the run and after a resume.
+    "initial" it is what training starts from, the same judge throughout the run and after a resume: the rollouts'
+    engine without the policy's adapters, where it holds those, else an engine of its own into which no weights are
+    ever pushed.
 
     Args:
         weights: "current" or "initial".
-        engine: for "initial", the engine's class and settings without its model; null takes VLLMEngine's defaults.
+        engine: for "initial", class and settings of an engine of its own, without the model; null takes the rollouts'
+            engine if that holds adapters, else VLLMEngine's defaults.
     """
 
     takes_schema = True
@@ -37,7 +40,7 @@ class PolicyEngine(Engine):
                 "an engine beside weights current", "none: it is that of the rollouts", "PolicyEngine", "engine"
             )
         self.weights = weights
-        self._build: Callable[[str], Engine] = engine or VLLMEngine
+        self._build = engine
         self._bound: Engine | None = None
         self._policy = ""
 
@@ -58,12 +61,12 @@ class PolicyEngine(Engine):
 
     @property
     def stands_still(self) -> bool:  # type: ignore[override]
-        """With "current" the rollouts' sampling steps it too."""
+        """The rollouts' sampling steps their own engine too."""
         return self.weights == "initial" and self.bound.stands_still
 
     @property
     def prompt_tokens(self) -> int:  # type: ignore[override]
-        """As the bound engine counts; with "current", those of the rollouts too, and so below."""
+        """As the bound engine counts; if it is the rollouts' own, theirs too, and so below."""
         return self.bound.prompt_tokens
 
     @property
@@ -103,9 +106,12 @@ class PolicyEngine(Engine):
         """
         if self.weights == "current":
             self._bound = engine
-        elif self._bound is None or self._policy != policy:
+        elif engine.takes_base and self._build is None:
             self.close()
-            self._bound = self._build(policy)
+            self._bound = BaseRows(engine, policy)
+        elif self._bound is None or isinstance(self._bound, BaseRows) or self._policy != policy:
+            self.close()
+            self._bound = (self._build or VLLMEngine)(policy)
         self._policy, self.takes_schema = policy, self.bound.takes_schema
         _check(self.bound, self.weights)
 

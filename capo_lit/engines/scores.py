@@ -13,6 +13,7 @@ from capo_lit.engines.vllm_process import random_state_kept
 
 if TYPE_CHECKING:
     from vllm import LLM
+    from vllm.lora.request import LoRARequest
 
 Pair = tuple[Sequence[int], Sequence[int]]
 
@@ -79,7 +80,7 @@ class ScoresPrompts(LocalEngine):
                 self._idle()
 
 
-def vllm_scores(llm: "LLM", pairs: Sequence[Pair]) -> list[Score]:
+def vllm_scores(llm: "LLM", pairs: Sequence[Pair], adapters: "LoRARequest | None") -> list[Score]:
     """Scores by vLLM's logprobs of prompts, which neither temperature nor truncation change."""
     from vllm import SamplingParams
     from vllm.inputs import TokensPrompt
@@ -89,7 +90,7 @@ def vllm_scores(llm: "LLM", pairs: Sequence[Pair]) -> list[Score]:
     for start in range(0, len(pairs), _PROMPTS_AT_ONCE):
         part = pairs[start : start + _PROMPTS_AT_ONCE]
         prompts = [TokensPrompt(prompt_token_ids=[*context, *continuation]) for context, continuation in part]
-        outputs = llm.generate(prompts, params, use_tqdm=False)
+        outputs = llm.generate(prompts, params, use_tqdm=False, lora_request=adapters)
         for (context, _), output in zip(part, outputs, strict=True):
             # One logprob and rank for every token but the first, which follows nothing.
             scored: Any = output.prompt_logprobs

@@ -9,7 +9,8 @@ import torch
 from capo_lit.batch.facts import FinishReason
 from capo_lit.core.errors import EngineError, check_settings
 from capo_lit.engines import vllm_process
-from capo_lit.engines.base import Request
+from capo_lit.engines.adapters import AdapterSlots, slot_rank
+from capo_lit.engines.base import Adapters, Request
 from capo_lit.engines.local import Generated, ParameterNames
 from capo_lit.engines.scores import Pair, Score, ScoresPrompts, vllm_scores
 from capo_lit.engines.vllm_process import process_kept, random_state_kept
@@ -17,6 +18,7 @@ from capo_lit.engines.vllm_process import process_kept, random_state_kept
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
     from vllm import LLM, SamplingParams
+    from vllm.lora.request import LoRARequest
 
 # Smaller blocks share more of a prompt between its rollouts; vLLM's default of 128 on CPU shares nothing below 128.
 _CPU_BLOCK = 32
@@ -76,6 +78,7 @@ class VLLMEngine(ScoresPrompts):
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._names: ParameterNames | None = None
         self._internal: dict[str, str] = {}
+        self._slots: AdapterSlots | None = None
         self._cpu = self._sleeps = self._asleep = False
         self.prompt_tokens = 0
         """Prompt tokens of all finished requests."""
@@ -99,12 +102,43 @@ class VLLMEngine(ScoresPrompts):
             self._tokenizer = AutoTokenizer.from_pretrained(self.model)
         return self._tokenizer
 
+    def hold_adapters(self, adapters: Adapters | None) -> bool:
+        """Make room for a policy's adapters, unless the engine runs already; see SyncsWeights.hold_adapters."""
+        with self._lock:
+            if not self._started:
+                rank = slot_rank(adapters.rank) if adapters else 0
+                self._slots = AdapterSlots(rank, adapters.layers) if adapters and rank else None
+            self.takes_base = adapters is not None and self._slots is not None and self._slots.hold(adapters)
+            return self.takes_base
+
+    def load_adapters(
+        self, adapters: Adapters, version: int, base: Iterable[tuple[str, torch.Tensor]] | None = None
+    ) -> None:
+        """Replace the policy's adapters; see SyncsWeights.load_adapters.
+
+        Raises:
+            EngineError: if requests are in flight, there is no base, or vLLM does not take the adapters.
+        """
+        if self._slots is None:
+            raise EngineError("adapters", "an engine that was asked to hold them before its start", self._name)
+        with self._lock:
+            if base is None and (self._version is None or self._fault is not None):
+                raise EngineError("adapters on weights that were not pushed", "a push of their base", self._name)
+            with self._pushing(version):
+                if base is not None:
+                    self._load(base, version)
+                self._wake()
+                with random_state_kept():
+                    self._slots.put(self._running, adapters, version)
+
     def close(self) -> None:
         """Give back the model's memory; with the last open engine, also vLLM's process groups."""
         with self._lock:
             self._fail_all(RuntimeError("the engine was closed"))
             llm, self._llm, self._started, self._version = self._llm, None, False, None
             self._asleep, self._fault = False, None
+            if self._slots is not None:
+                self._slots.clear()
             if llm is not None:
                 vllm_process.release(llm)
 
@@ -112,7 +146,7 @@ class VLLMEngine(ScoresPrompts):
         """Give a GPU's memory back until the next use; see Engine.rest.
 
         Weights that a push brought are dropped, not copied to the host: the next push brings others anyway. Requests
-        are refused until then.
+        are refused until then. Weights below adapters are copied, since the next push brings adapters alone.
 
         Raises:
             EngineError: if requests are in flight.
@@ -122,13 +156,16 @@ class VLLMEngine(ScoresPrompts):
                 return
             if self._flights:
                 raise EngineError(f"rest with {len(self._flights)} requests in flight", "none", self._name)
-            if self._version is None and self._fault is None:
+            if (self._version is None or self._adapters()) and self._fault is None:
                 self._sleep(1)
                 return
             self._sleep(2)
             expected = "weights pushed again before the next request (Sampler.push)"
             self._fault = EngineError("a request after the weights were dropped", expected, self._name)
             self._version = None
+
+    def _adapters(self, base: bool = False) -> "LoRARequest | None":
+        return None if self._slots is None else self._slots.request(base)
 
     @property
     def _running(self) -> "LLM":
@@ -175,6 +212,7 @@ class VLLMEngine(ScoresPrompts):
             "use_tqdm_on_load": False,
             "enforce_eager": self._cpu,  # compiling takes a minute there, and gains nothing
             **vllm_process.launcher(),
+            **(self._slots.arguments if self._slots is not None else {}),
         }
         if self._cpu:
             # Chunked prefill winds a seeded request's generator back, which the CPU's cannot do: vLLM would crash.
@@ -193,8 +231,10 @@ class VLLMEngine(ScoresPrompts):
         engine, prompt = self._running.llm_engine, TokensPrompt(prompt_token_ids=list(ids))
         try:
             with random_state_kept():
-                params = sampling_params(request)
-                self._internal[request.request_id] = engine.add_request(request.request_id, prompt, params)
+                params, adapters = sampling_params(request), self._adapters(request.base)
+                self._internal[request.request_id] = engine.add_request(
+                    request.request_id, prompt, params, lora_request=adapters
+                )
         except (VLLMError, ValueError, TypeError) as error:
             where = f"{self._name}, request {request.request_id!r}"
             raise EngineError(str(error), "a request that vLLM accepts", where) from error
@@ -206,7 +246,7 @@ class VLLMEngine(ScoresPrompts):
 
     def _score(self, pairs: Sequence[Pair]) -> list[Score]:
         self._wake()
-        return vllm_scores(self._running, pairs)
+        return vllm_scores(self._running, pairs, self._adapters())
 
     def _written(self, request_id: str) -> int:
         states = self._running.llm_engine.output_processor.request_states
@@ -260,6 +300,8 @@ class VLLMEngine(ScoresPrompts):
 
     def _replace(self, named_tensors: Iterator[tuple[str, torch.Tensor]]) -> None:
         self._wake()
+        if self._slots is not None:
+            self._slots.clear()
         llm, dtype = self._running, self.dtype
         # Cast here: vLLM would, with one warning per tensor.
         cast = ((name, tensor.to(dtype) if tensor.is_floating_point() else tensor) for name, tensor in named_tensors)

@@ -1,8 +1,8 @@
-"""Low-rank adapters (LoRA, arXiv 2106.09685) by peft: what trains is small, what an engine gets is whole.
+"""Low-rank adapters (LoRA, arXiv 2106.09685) by peft: what trains is small.
 
 Every linear layer W but the head computes (W + 2 B A) x, with W frozen: the paper's scale alpha / rank is 2, and the
-learning rate does the rest. Engines and exported policies get that sum under the model's own names, so that nothing
-beside the trainer knows of adapters.
+learning rate does the rest. An engine that holds adapters gets A and B; others, and exported policies, get the sum
+under the model's own names.
 """
 
 from collections.abc import Iterator
@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from capo_lit.core.seeding import derive_seed
+from capo_lit.engines.base import Adapters
 from capo_lit.training.model_shape import adaptable
 
 _ADAPTER = "default"  # peft's name for the first
@@ -44,7 +45,7 @@ def add_adapters(model: Any, rank: int, seed: int) -> Any:
 
 def has_adapters(model: nn.Module) -> bool:
     """Whether `add_adapters` was called on it."""
-    return any(_BASE in name for name, _ in model.named_modules())
+    return any(_adapted(model))
 
 
 @torch.no_grad()
@@ -54,20 +55,33 @@ def merged_weights(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     Yields:
         Name and detached tensor; merged ones are float32.
     """
-    layers = dict(model.named_modules())
+    layers: dict[str, Any] = dict(_adapted(model))
+    for name, weight in base_weights(model):
+        layer = layers.get(name.removesuffix(".weight"))
+        yield name, weight if layer is None else weight.float() + layer.get_delta_weight(_ADAPTER).float()
+
+
+def base_weights(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """The frozen weights below the adapters, detached and under the model's own names."""
     for name, parameter in model.named_parameters():
-        if ".lora_" in name:
-            continue
-        owner, _, kind = name.rpartition(".")
-        if not owner.endswith(_BASE):
-            yield name, parameter.detach()
-            continue
-        owner = owner.removesuffix(_BASE)
-        whole = parameter.detach()
-        if kind == "weight":
-            layer: Any = layers[owner]
-            whole = whole.float() + layer.get_delta_weight(_ADAPTER).float()
-        yield f"{owner}.{kind}", whole
+        if ".lora_" not in name:
+            yield name.replace(f"{_BASE}.", "."), parameter.detach()
+
+
+def adapters_of(model: nn.Module) -> Adapters:
+    """The adapters of a model, detached."""
+    layers = dict(_adapted(model))
+    rank = next(iter(layers.values())).r[_ADAPTER]
+    pairs = {
+        name: (layer.lora_A[_ADAPTER].weight.detach(), layer.lora_B[_ADAPTER].weight.detach())
+        for name, layer in layers.items()
+    }
+    return Adapters(rank, _SCALE, pairs)
+
+
+def _adapted(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Name and layer of everything that carries adapters."""
+    return ((name, part) for name, part in model.named_modules() if hasattr(part, _BASE[1:]))
 
 
 def adapters_only(state: dict[str, torch.Tensor], model: nn.Module, prefix: str) -> dict[str, torch.Tensor]:

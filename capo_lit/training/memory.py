@@ -38,6 +38,7 @@ class EngineMemory:
         gpu_share: of the GPU's memory that it takes for everything, in (0, 1]; unused on a CPU.
         kv_gib: of its key-value cache on a CPU, GiB; unused on a GPU.
         sleeps: it holds nothing on the GPU while the policy trains.
+        adapter: parameters of its slots for adapters; 0 without.
     """
 
     name: str
@@ -47,6 +48,12 @@ class EngineMemory:
     gpu_share: float = 0.0
     kv_gib: float = 0.0
     sleeps: bool = True
+    adapter: int = 0
+
+    @property
+    def slots(self) -> float:
+        """Bytes of its slots for adapters."""
+        return float(self.adapter * self.dtype_bytes)
 
     @property
     def weights(self) -> float:
@@ -168,23 +175,17 @@ def _activations(run: RunMemory) -> dict[str, float]:
 
 
 def _engine_parts(engine: EngineMemory, run: RunMemory) -> Parts:
+    weights, slots = engine.weights, engine.slots
     if run.gpu:
-        taken = engine.gpu_share * run.capacity
-        rest = taken - engine.weights
-        sleeping = (0.0, 0.0) if engine.sleeps else (engine.weights, rest)
-        return {
-            f"{engine.name}: weights": (engine.weights, sleeping[0]),
-            f"{engine.name}: key-value cache and buffers": (rest, sleeping[1]),
-        }
-    # The CPU's kernels keep a packed copy of a head that is tied to the embedding.
-    weights = engine.weights + (engine.shape.head * engine.dtype_bytes if engine.shape.tied else 0)
-    rest = (engine.kv_gib + _ENGINE_CPU) * GIB
-    return {
-        f"{engine.name}: weights": (weights, weights),
-        f"{engine.name}: key-value cache and buffers": (rest, rest),
-    }
+        rest = engine.gpu_share * run.capacity - weights - slots
+    else:  # the CPU's kernels keep a packed copy of a head that is tied to the embedding
+        weights += engine.shape.head * engine.dtype_bytes if engine.shape.tied else 0
+        rest = (engine.kv_gib + _ENGINE_CPU) * GIB
+    stays = not (run.gpu and engine.sleeps)
+    held = {"weights": weights, "slots for adapters": slots, "key-value cache and buffers": rest}
+    return {f"{engine.name}: {name}": (bytes_, bytes_ if stays else 0.0) for name, bytes_ in held.items()}
 
 
 def engine_room(engine: EngineMemory, capacity: float) -> float:
     """Bytes that an engine's share of a GPU leaves for its key-value cache; negative if its weights do not fit."""
-    return engine.gpu_share * capacity - engine.weights - _ENGINE_GPU * GIB
+    return engine.gpu_share * capacity - engine.weights - engine.slots - _ENGINE_GPU * GIB

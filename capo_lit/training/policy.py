@@ -19,12 +19,13 @@ from capo_lit.batch.step import StepBatch
 from capo_lit.core.errors import ConfigError, UpdateError
 from capo_lit.core.microbatches import plan_microbatches
 from capo_lit.core.seeding import derive_seed
+from capo_lit.engines.base import Adapters
 from capo_lit.evaluation.names import check_names, spec
 from capo_lit.evaluation.reduction import Part, check_parts, reduced
 from capo_lit.evaluation.validation import Evaluation
 from capo_lit.training.loading import is_deferred, load_policy
 from capo_lit.training.logprobs import response_logprobs
-from capo_lit.training.lora import adapters_only, add_adapters, halve_base, merged_weights
+from capo_lit.training.lora import adapters_of, adapters_only, add_adapters, base_weights, halve_base, merged_weights
 from capo_lit.training.rollouts import Sampler
 from capo_lit.training.settings import OptimConfig, UpdateConfig, lr_factor
 from capo_lit.training.sharding import even_plan, gathered_state, is_sharded, load_sharded, sharding_mesh
@@ -135,6 +136,14 @@ class PolicyModule(LightningModule):
         for name, parameter in self.policy.named_parameters():
             tensor = parameter.detach()
             yield name, tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+    def engine_adapters(self) -> Adapters | None:
+        """The adapters, for an engine that holds them; None without, and before the policy is loaded."""
+        return adapters_of(self.policy) if self.lora_rank and self.policy is not None else None
+
+    def engine_base(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Names and detached tensors of the frozen weights below the adapters, as `engine_weights` has them."""
+        return base_weights(self.policy)
 
     def rest_engine(self) -> None:
         """Before an update: it has the memory of the engine, which comes back with the next push."""

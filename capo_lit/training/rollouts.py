@@ -12,7 +12,7 @@ from capo_lit.batch.sampling import Sampling
 from capo_lit.core.errors import ConfigError, EngineError
 from capo_lit.core.seeding import derive_seed
 from capo_lit.core.steps import Style, split_steps
-from capo_lit.engines.base import Engine, Request, SyncsWeights, as_completed
+from capo_lit.engines.base import Adapters, Engine, Request, SyncsWeights, as_completed
 from capo_lit.verifier.outcomes import OutcomeSource, outcome_source
 from capo_lit.verifier.pool import Outcome, Verifier
 
@@ -108,6 +108,12 @@ class Policy(Protocol):
     def engine_weights(self) -> Iterable[tuple[str, torch.Tensor]]:
         """Names and tensors, as SyncsWeights.load_weights takes them."""
 
+    def engine_adapters(self) -> Adapters | None:
+        """The adapters, as SyncsWeights.load_adapters takes them; None without."""
+
+    def engine_base(self) -> Iterable[tuple[str, torch.Tensor]]:
+        """Names and tensors of the weights below the adapters."""
+
     def score(self, prompts: Sequence[Prompt], responses: Sequence[Sequence[int]]) -> list[list[float]]:
         """Logprobs of the responses under the trainer's weights."""
 
@@ -173,14 +179,27 @@ class Sampler:
         self._weights: SyncsWeights = engine
         self.style, self.seed = style, seed
         self.probe_gap: float | None = None
+        self._adapters_alone = self._has_base = False
         self.before_push: Callable[[], None] = lambda: None
         """Called before the engine's weights are replaced: it waits for whoever still samples with the old ones."""
 
+    def follow(self, policy: Policy) -> None:
+        """Settle, before the engine starts, whether its pushes are a policy's adapters alone."""
+        self._adapters_alone = self._weights.hold_adapters(policy.engine_adapters())
+        self._has_base = False
+
     def push(self, policy: Policy) -> None:
         """Bring the engine to the policy's weights, if it has others."""
-        if self.engine.version != policy.version:
-            self.before_push()
+        if self.engine.version == policy.version:
+            return
+        self.before_push()
+        adapters = policy.engine_adapters() if self._adapters_alone else None
+        if adapters is None:
             self._weights.load_weights(policy.engine_weights(), policy.version)
+            return
+        kept = self._has_base and self.engine.version is not None  # not dropped meanwhile
+        self._weights.load_adapters(adapters, policy.version, None if kept else policy.engine_base())
+        self._has_base = True
 
     def rest(self) -> None:
         """Let the trainer have the engine's memory; the next push brings the engine back."""

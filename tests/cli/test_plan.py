@@ -90,6 +90,24 @@ def test_a_judge_that_is_the_initial_policy_is_a_second_engine_that_does_not_sle
     assert len(shared.engines) == 1
 
 
+def test_adapters_take_slots_of_vllm_and_their_base_is_the_initial_judge(parse, small):
+    judge = ["--critique.judge", "capo_lit.GenPRM", "--critique.judge.engine", "capo_lit.PolicyEngine"]
+    judge += ["--critique.judge.engine.weights", "initial"]
+    engine = planned(parse, small, "--model.lora_rank", "9").engines[0]
+    assert engine.adapter == 2 * engine.shape.adapter(16)  # vLLM has room for rank 8 or 16
+    assert planned(parse, small).engines[0].adapter == 0
+    alone = planned(parse, small, "--model.lora_rank", "9", *judge)
+    assert [one.name for one in alone.engines] == ["rollout.engine"]
+    # Engines that hold no adapters have no base of them.
+    for other in (["capo_lit.HFEngine", "--rollout.engine.model", small], ["capo_lit.VLLMServers"]):
+        run = planned(parse, small, "--model.lora_rank", "9", *judge, "--rollout.engine", *other)
+        assert run.engines[-1].name == "critique.judge.init_args.engine.init_args.engine"
+        assert all(engine.adapter == 0 for engine in run.engines)
+    # One that is asked for is there.
+    own = ["--critique.judge.engine.engine", "capo_lit.VLLMEngine"]
+    assert len(planned(parse, small, "--model.lora_rank", "9", *judge, *own).engines) == 2
+
+
 def test_processes_of_one_machine_share_its_memory(parse, small):
     config = parse(
         ["--config", str(CONFIGS / "quickstart.yaml"), "--policy", small, "--trainer.devices", "2"]

@@ -145,6 +145,17 @@ def test_adapters_alone_have_gradients_and_moments(tmp_path):
     assert not any("reference" in name for name in parts)  # the frozen weights are it
 
 
+def test_slots_for_adapters_are_a_part_of_the_engines_share(tmp_path):
+    run = paper_run(write_shape(tmp_path, "qwen2.5_7b"))
+    slots = 2 * run.policy.adapter(16)
+    holding = replace(run, engines=(replace(run.engines[0], adapter=slots),))
+    parts = memory_parts(holding)
+    assert parts["rollout.engine: slots for adapters"] == (2 * slots, 0.0)  # bf16, and asleep while the policy trains
+    assert totals(parts) == pytest.approx(totals(memory_parts(run)))
+    alone = memory_parts(replace(holding, gpu=False))
+    assert alone["rollout.engine: slots for adapters"] == (2 * slots, 2 * slots)
+
+
 def test_adapters_are_named_where_they_make_it_fit(tmp_path):
     run = paper_run(write_shape(tmp_path, "qwen2.5_7b"))
     [advice] = [advice for advice in advices(run) if "lora" in advice.change]

@@ -103,6 +103,7 @@ class RolloutCallback(LedgerCallback):
                 change="--rollout.sampling, or --model.loss.importance_cap null",
             )
         pl_module.sampler = self.sampler
+        self.sampler.follow(pl_module)
         if self.sampler.engine.log_folder is None:
             self.sampler.engine.log_folder = Path(trainer.default_root_dir) / "servers"
         bind_policy(self.outcomes, self.sampler.engine, pl_module.policy_path)
