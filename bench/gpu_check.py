@@ -1,8 +1,9 @@
 """What runs on one GPU, in one table: `make gpu-check`, at most ten minutes on 80 GB.
 
 The tests marked gpu; then CAPO on a random policy of the shape of Qwen2.5-0.5B with vLLM compiled, asleep while the
-policy trains, once with a judge by rule and once with the policy as its own judge. Beside each peak of memory stands
-what `capo plan` said of it. `--cpu` runs the same on a small policy without a GPU, to see that this script works.
+policy trains: with a judge by rule, with the policy as its own judge, and with adapters and the frozen policy below
+them as the judge. Beside each peak of memory stands what `capo plan` said of it. `--cpu` runs the same on a small
+policy without a GPU, to see that this script works.
 """
 
 import argparse
@@ -28,6 +29,7 @@ _JUDGE = [
     *("--critique.judge.k", "2", "--critique.judge.sampling.max_tokens", "64", "--critique.max_abstain_frac", "1.0"),
     *("--rollout.engine.max_model_len", "1024"),
 ]
+_ADAPTERS = [*_JUDGE, "--critique.judge.engine.weights", "initial", "--model.lora_rank", "8"]
 _SHOWN = {
     "time/step_s": "seconds a step",
     "time/sync_s": "seconds a push",
@@ -117,7 +119,8 @@ def main() -> None:
         tests = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests"]
         print("tests marked gpu:", "passed" if subprocess.run(tests, check=False).returncode == 0 else "FAILED")
     policy = write_policy(out / "policy", _GPU if gpu else _CPU)
-    runs = {name: check(name, more, policy, out, gpu) for name, more in {"rule": [], "own-judge": _JUDGE}.items()}
+    arms = {"rule": [], "own-judge": _JUDGE, "adapters": _ADAPTERS}
+    runs = {name: check(name, more, policy, out, gpu) for name, more in arms.items()}
     (out / "table.json").write_text(json.dumps(runs, indent=1))
     print(f"| | {' | '.join(runs)} |\n|---|{'---:|' * len(runs)}")
     for row in runs["rule"]:

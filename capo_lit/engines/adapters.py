@@ -8,7 +8,6 @@ which is zero; on a GPU as well, so that what runs there is what the tests of th
 
 import json
 from collections.abc import Sequence
-from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,9 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from capo_lit.batch.facts import Completion
 from capo_lit.core.errors import EngineError
-from capo_lit.engines.base import Adapters, Engine, Request
+from capo_lit.engines.base import Adapters
 
 if TYPE_CHECKING:
     from vllm import LLM
@@ -132,51 +130,3 @@ def write_adapters(adapters: Adapters, folder: Path, dtype: torch.dtype) -> None
         "target_modules": adapters.layers,
     }
     (folder / "adapter_config.json").write_text(json.dumps(config))
-
-
-class BaseRows(Engine):
-    """The weights below an engine's adapters, as an engine of their own: a policy as training found it.
-
-    Its requests take slots among the engine's others, and the engine counts their tokens with the rest.
-
-    Args:
-        engine: that takes requests of its base.
-        model: directory or hub id that the base is of.
-    """
-
-    def __init__(self, engine: Engine, model: str) -> None:
-        self._engine, self.model = engine, model
-        self.precision, self.takes_schema = engine.precision, engine.takes_schema
-
-    @property
-    def tokenizer(self) -> Any:
-        """The engine's."""
-        return getattr(self._engine, "tokenizer", None)
-
-    @property
-    def dtype(self) -> torch.dtype | None:
-        """Compute dtype of the weights."""
-        return self._engine.dtype
-
-    @property
-    def prompt_tokens(self) -> int:  # type: ignore[override]
-        """As the engine counts; so below."""
-        return self._engine.prompt_tokens
-
-    @property
-    def cached_tokens(self) -> int:  # type: ignore[override]
-        """As the engine counts."""
-        return self._engine.cached_tokens
-
-    @property
-    def aborted_tokens(self) -> int:  # type: ignore[override]
-        """As the engine counts."""
-        return self._engine.aborted_tokens
-
-    def submit(self, request: Request) -> "Future[Completion]":
-        """Queue one request of the base; see Engine.submit."""
-        return self._engine.submit(replace(request, base=True))
-
-    def step(self, timeout_s: float = 1.0) -> None:
-        """Advance whatever is in flight in the engine."""
-        self._engine.step(timeout_s)

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from typing import Literal, get_args
+from dataclasses import replace
+from typing import Any, Literal, get_args
 
 import torch
 
 from capo_lit.batch.facts import Completion
 from capo_lit.core.errors import ConfigError
-from capo_lit.engines.adapters import BaseRows
 from capo_lit.engines.base import Engine, Request
 from capo_lit.engines.vllm import VLLMEngine
 
@@ -108,8 +108,8 @@ class PolicyEngine(Engine):
             self._bound = engine
         elif engine.takes_base and self._build is None:
             self.close()
-            self._bound = BaseRows(engine, policy)
-        elif self._bound is None or isinstance(self._bound, BaseRows) or self._policy != policy:
+            self._bound = _BaseRows(engine, policy)
+        elif self._bound is None or isinstance(self._bound, _BaseRows) or self._policy != policy:
             self.close()
             self._bound = (self._build or VLLMEngine)(policy)
         self._policy, self.takes_schema = policy, self.bound.takes_schema
@@ -133,6 +133,54 @@ class PolicyEngine(Engine):
         if self.weights == "initial" and self._bound is not None:
             self._bound.close()
             self._bound = None
+
+
+class _BaseRows(Engine):
+    """The weights below an engine's adapters, as an engine of their own: a policy as training found it.
+
+    Its requests take slots among the engine's others, and the engine counts their tokens with the rest.
+
+    Args:
+        engine: that takes requests of its base.
+        model: directory or hub id that the base is of.
+    """
+
+    def __init__(self, engine: Engine, model: str) -> None:
+        self._engine, self.model = engine, model
+        self.precision, self.takes_schema = engine.precision, engine.takes_schema
+
+    @property
+    def tokenizer(self) -> Any:
+        """The engine's."""
+        return getattr(self._engine, "tokenizer", None)
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """Compute dtype of the weights."""
+        return self._engine.dtype
+
+    @property
+    def prompt_tokens(self) -> int:  # type: ignore[override]
+        """As the engine counts; so below."""
+        return self._engine.prompt_tokens
+
+    @property
+    def cached_tokens(self) -> int:  # type: ignore[override]
+        """As the engine counts."""
+        return self._engine.cached_tokens
+
+    @property
+    def aborted_tokens(self) -> int:  # type: ignore[override]
+        """As the engine counts."""
+        return self._engine.aborted_tokens
+
+    def submit(self, request: Request) -> "Future[Completion]":
+        """Queue one request of the base; see Engine.submit."""
+        return self._engine.submit(replace(request, base=True))
+
+    def step(self, timeout_s: float = 1.0) -> None:
+        """Advance whatever is in flight in the engine."""
+        self._engine.step(timeout_s)
 
 
 def bind_policy(judge: object, engine: Engine, policy: str) -> None:

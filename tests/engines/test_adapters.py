@@ -8,10 +8,10 @@ from transformers import LlamaForCausalLM
 
 from capo_lit.batch.sampling import Sampling
 from capo_lit.core.errors import EngineError
-from capo_lit.engines.adapters import BaseRows, slot_rank, write_adapters
+from capo_lit.engines.adapters import slot_rank, write_adapters
 from capo_lit.engines.base import Adapters, Request
 from capo_lit.engines.hf import HFEngine
-from capo_lit.engines.policy import PolicyEngine
+from capo_lit.engines.policy import PolicyEngine, _BaseRows
 from capo_lit.engines.vllm import VLLMEngine
 from capo_lit.training.lora import adapters_of, add_adapters
 from capo_lit.training.rollouts import Sampler
@@ -146,7 +146,7 @@ def test_an_initial_judge_takes_the_base_unless_it_has_an_engine_of_its_own(tmp_
     judge, own = PolicyEngine("initial"), PolicyEngine("initial", HFEngine)
     for one in (judge, own):
         one.bind(engine, str(tmp_path))
-    assert isinstance(judge.bound, BaseRows)
+    assert isinstance(judge.bound, _BaseRows)
     assert isinstance(own.bound, HFEngine)
     assert not judge.stands_still  # the rollouts' sampling steps it too
     judge.submit(Request("r", (3, 4), Sampling(max_tokens=2), 0))

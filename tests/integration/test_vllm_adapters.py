@@ -14,10 +14,10 @@ from capo_lit.batch.sampling import Sampling
 from capo_lit.batch.step import StepBatch
 from capo_lit.core.errors import EngineError
 from capo_lit.core.seeding import derive_seed
-from capo_lit.engines.adapters import AdapterSlots, BaseRows
+from capo_lit.engines.adapters import AdapterSlots
 from capo_lit.engines.base import Adapters, Request
 from capo_lit.engines.hf import HFEngine
-from capo_lit.engines.policy import PolicyEngine
+from capo_lit.engines.policy import PolicyEngine, _BaseRows
 from capo_lit.engines.vllm import VLLMEngine
 from capo_lit.genprm.judge import GenPRM
 from capo_lit.genprm.store import judge_identity
@@ -173,7 +173,7 @@ def test_merged_weights_take_the_place_of_adapters(engine, policy, path) -> None
 def test_the_initial_judge_is_the_rollouts_engine(engine, policy, model, path) -> None:
     judge = PolicyEngine("initial")
     judge.bind(engine, str(path))
-    assert isinstance(judge.bound, BaseRows)
+    assert isinstance(judge.bound, _BaseRows)
     asked = requests(8)
     assert gap(model, asked, run(judge, asked))[1] < EXACT
     assert (judge.version, judge.dtype, judge.takes_schema) == (None, torch.float32, True)
@@ -235,7 +235,7 @@ def test_a_run_that_is_judged_by_the_base_of_its_own_engine(tmp_path) -> None:
     batches = [StepBatch([make_prompt(f"p{step}")], step) for step in range(3)]
     trainer.fit(module, Loader(batches))
     assert engine.version == 2
-    assert isinstance(judge.engine.bound, BaseRows)
+    assert isinstance(judge.engine.bound, _BaseRows)
     initial = GenPRM(HFEngine(folder), template, **settings)
     for batch in batches:
         versions = {rollout.completion.version for rollout in batch.require_rollouts()}
