@@ -123,7 +123,10 @@ def measure_speed(sides: dict[str, Side], rounds: int) -> None:
             rates[name].append(side.rate())
     for name in sides:
         push, rate = statistics.median(pushes[name]), statistics.median(rates[name])
-        print(f"{name:6}  first push {first[name]:.2f} s, then {push:.3f} s; {rate:.1f} tokens/s", flush=True)
+        print(
+            f"{name:6}  start and first push {first[name]:.2f} s, then {push:.3f} s a push; {rate:.1f} tokens/s",
+            flush=True,
+        )
 
 
 def measure_updates(policy: Any, dtype: torch.dtype) -> None:
