@@ -13,7 +13,6 @@ from capo_lit.batch.facts import TokenTable
 from capo_lit.batch.step import StepBatch
 from capo_lit.core.errors import BatchError
 from capo_lit.core.loss import Sums, add_sums, loss_normalizer, policy_loss
-from capo_lit.core.microbatches import padded_tokens, plan_microbatches
 from capo_lit.core.seeding import derive_seed
 from capo_lit.evaluation.reduction import Mean, Parts
 from capo_lit.evaluation.step import credit_metrics
@@ -89,10 +88,10 @@ class CapoModule(PolicyModule):
         sums: Sums = {}
         losses: Sums = {}
         norms: list[float] = []
-        optimizer, lengths = self.optimizers(), table.lengths
+        optimizer, prompts, responses = self.optimizers(), table.prompts, table.responses
         for picked in updates:
             normalizer = self._normalizer(table.mask[picked], table.max_tokens)
-            plan = self.microbatches([lengths[row] for row in picked])
+            plan = self.microbatches([prompts[row] for row in picked], [responses[row] for row in picked])
             for index, chosen in enumerate(plan):
                 # Data-parallel ranks exchange gradients once per update, with its last micro-batch.
                 with optimizer.toggle_model(sync_grad=index == len(plan) - 1):  # type: ignore[union-attr]
@@ -106,14 +105,10 @@ class CapoModule(PolicyModule):
         values: Parts = {name: Mean(float(total), len(norms)) for name, total in losses.items()}
         return values | self._update_metrics(table, sums) | {"policy/grad_norm": Mean(sum(norms), len(norms))}
 
-    @property
-    def _budget(self) -> int:
-        return self.update.tokens_per_microbatch
-
     @torch.no_grad()
     def _fill_logprobs(self, table: TokenTable) -> None:
         """Logprobs and entropy before the first of several updates."""
-        for rows in self.microbatches(table.lengths):
+        for rows in self.microbatches(table.prompts, table.responses):
             logprobs, entropy = self._forward(table.take(rows, self.device))
             table.put(rows, logprobs=logprobs, entropy=entropy)
 
@@ -163,13 +158,12 @@ class CapoModule(PolicyModule):
         names += ["kl_ref"] if self.loss.kl_coef > 0 else []
         trained, *totals = torch.stack([sums[name] for name in ("tokens", *names)]).tolist()
         tokens = float(table.mask.sum())
-        padded = padded_tokens(table.lengths, plan_microbatches(table.lengths, self._budget))
         values: Parts = {f"policy/{name}": Mean(total, trained) for name, total in zip(names, totals, strict=True)}
         values |= {
             "policy/lr": Mean(self.last_lr),
             "policy/entropy": Mean(float(table.entropy[table.mask].sum(dtype=torch.float64)), tokens),
             "policy/version": Mean(float(self.version)),
-            "policy/pad_frac": Mean(padded - sum(table.lengths), padded),
+            "policy/pad_frac": self.padding(table.prompts, table.responses),
         }
         if table.engine_logprobs is not None:
             gap = (table.logprobs - table.engine_logprobs).abs() * table.mask

@@ -6,10 +6,12 @@ from contextvars import ContextVar
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from capo_lit.core.errors import ConfigError
-from capo_lit.training.logprobs import check_head
+from capo_lit.training.logprobs import check_head, packs_exactly
+from capo_lit.training.packing import disable_packing, enable_packing
 
 _DEFERRED = ContextVar("loading_deferred", default=False)
 
@@ -41,7 +43,7 @@ def policy_config(path: str) -> Any:
     config = AutoConfig.from_pretrained(path)
     text = config.get_text_config()
     for name, value in text.to_dict().items():
-        if "dropout" in name and isinstance(value, float):
+        if ("dropout" in name or "pdrop" in name) and isinstance(value, float):
             setattr(text, name, 0.0)
     return config
 
@@ -61,14 +63,26 @@ def load_policy(path: str, gradient_checkpointing: bool = False) -> Any:
         with torch.device("cpu"):
             config = policy_config(path)
             model = AutoModelForCausalLM.from_pretrained(path, config=config, dtype=torch.float32)
-            check_head(model)
+            whole = _check(model)
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"policy {path!r}, which does not load: {error}",
             "a directory or hub id of a Hugging Face causal LM",
             change="--policy",
         ) from error
+    if whole:
+        rank_zero_info(f"{path}: the prompt of a group is computed for each of its rollouts: {whole}")
     return trainable(model, gradient_checkpointing)
+
+
+def _check(model: Any) -> str:
+    """Check the head, and whether rows can be packed: why not, or "" if they can."""
+    check_head(model)
+    refused = enable_packing(model)
+    if not refused and not packs_exactly(model):
+        disable_packing(model)
+        refused = "its layers do not keep packed rows apart"
+    return refused
 
 
 def trainable(model: Any, gradient_checkpointing: bool) -> Any:

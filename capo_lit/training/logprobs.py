@@ -8,8 +8,9 @@ import torch
 from capo_lit.batch.step import pad_rows
 from capo_lit.core.errors import ConfigError
 from capo_lit.core.logprobs import token_logprobs
+from capo_lit.core.microbatches import Ids, tally
+from capo_lit.training.packing import can_pack, pack, packed_arguments
 
-TokenIds = Sequence[int]
 SCORING = "logprobs_of"
 """The method of a sharded model that scores: `logprobs_of`, with its weights gathered around it."""
 
@@ -26,14 +27,15 @@ def head_arguments(model: Any) -> dict[str, Any]:
 
 def response_logprobs(
     model: Any,
-    prompts: Sequence[TokenIds],
-    responses: Sequence[TokenIds],
+    prompts: Sequence[Ids],
+    responses: Sequence[Ids],
     temperature: float = 1.0,
     chunk_tokens: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Logprobs and entropies of the response tokens, by one forward pass.
 
-    Rows are right-padded and no attention mask is passed: under causal attention what stands to the right of a token
+    Where rows share prompts, a model on the CPU computes each prompt once, if that pays; see `packing`. Elsewhere rows
+    are right-padded and no attention mask is passed: under causal attention what stands to the right of a token
     cannot reach it. The full (rows, width, vocabulary) logits never exist in fp32; see core.logprobs.
 
     Args:
@@ -54,25 +56,47 @@ def response_logprobs(
 
 def logprobs_of(
     model: Any,
-    prompts: Sequence[TokenIds],
-    responses: Sequence[TokenIds],
+    prompts: Sequence[Ids],
+    responses: Sequence[Ids],
     temperature: float,
     chunk_tokens: int | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """As `response_logprobs`, with a model whose weights are all there."""
-    device = model.get_output_embeddings().weight.device
-    ids = pad_rows([(*p, *r) for p, r in zip(prompts, responses, strict=True)], 0, torch.long).to(device)
-    hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-    rows = [row for row, response in enumerate(responses) for _ in response]
-    columns = [len(p) + t for p, r in zip(prompts, responses, strict=True) for t in range(len(r))]
-    slots = [t for response in responses for t in range(len(response))]
-    # The hidden state at one position predicts the token at the next.
-    predicting = hidden[rows, [column - 1 for column in columns]]
+    states, targets = states_before(model.base_model, prompts, responses)
     options = {"temperature": temperature, "chunk_tokens": chunk_tokens, **head_arguments(model)}
-    flat, entropy = token_logprobs(predicting, targets=ids[rows, columns], **options)
-    shape = (len(responses), max((len(response) for response in responses), default=0))
-    index = (torch.tensor(rows, device=device), torch.tensor(slots, device=device))
-    return flat.new_zeros(shape).index_put(index, flat), entropy.new_zeros(shape).index_put(index, entropy)
+    flat, entropy = token_logprobs(states, targets=targets, **options)
+    return as_rows(flat, responses), as_rows(entropy, responses)
+
+
+def states_before(backbone: Any, prompts: Sequence[Ids], responses: Sequence[Ids]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The last hidden states that predict the response tokens, by one forward pass over padded or packed rows.
+
+    Args:
+        backbone: a Hugging Face causal LM without its head.
+        prompts: r token sequences.
+        responses: r token sequences, each the continuation of its prompt.
+
+    Returns:
+        (m, d) states and (m,) int64, the tokens that they predict; m response tokens, row after row.
+    """
+    if tally(prompts, responses, can_pack(backbone)).packs and any(responses):
+        packed = pack(prompts, responses, backbone.device)
+        hidden = backbone(**packed_arguments(packed), use_cache=False).last_hidden_state[0]
+        return hidden[packed.predicting], packed.ids[0, packed.responses]
+    ids = pad_rows([(*p, *r) for p, r in zip(prompts, responses, strict=True)], 0, torch.long).to(backbone.device)
+    hidden = backbone(input_ids=ids, use_cache=False).last_hidden_state
+    places = [row for row, response in enumerate(responses) for _ in response]
+    columns = [len(p) + t for p, r in zip(prompts, responses, strict=True) for t in range(len(r))]
+    # The hidden state at one position predicts the token at the next.
+    return hidden[places, [column - 1 for column in columns]], ids[places, columns]
+
+
+def as_rows(flat: torch.Tensor, responses: Sequence[Ids]) -> torch.Tensor:
+    """(m,) values of the response tokens, row after row, as (r, t) with t the longest response; padding is 0."""
+    lengths = torch.tensor([len(response) for response in responses], device=flat.device)
+    width = max((len(response) for response in responses), default=0)
+    there = torch.arange(width, device=flat.device) < lengths[:, None]
+    return flat.new_zeros(there.shape).masked_scatter(there, flat)
 
 
 @torch.no_grad()
@@ -94,3 +118,17 @@ def check_head(model: Any) -> None:
             "a causal LM whose head is linear, up to logit_scale, logits_scaling and final_logit_softcapping",
             change="--policy",
         )
+
+
+@torch.no_grad()
+def packs_exactly(model: Any) -> bool:
+    """Whether a model that packs rows has the hidden states of rows that stand alone.
+
+    A layer that does not hand on what it is called with, or that looks back by other means than attention, has not.
+    """
+    row = [index % model.config.get_text_config().vocab_size for index in range(8)]
+    prompts, responses = [row[:5], row[:5], row[1:3]], [row[5:6], row[5:], row[4:]]
+    together, _ = states_before(model.base_model, prompts, responses)
+    alone = [states_before(model.base_model, [p], [r])[0] for p, r in zip(prompts, responses, strict=True)]
+    apart = torch.cat(alone)
+    return bool((together - apart).abs().max() < 1e-4 * apart.abs().max())

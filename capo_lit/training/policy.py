@@ -17,15 +17,16 @@ from capo_lit.batch.facts import Prompt
 from capo_lit.batch.sampling import Sampling
 from capo_lit.batch.step import StepBatch
 from capo_lit.core.errors import ConfigError, UpdateError
-from capo_lit.core.microbatches import plan_microbatches
+from capo_lit.core.microbatches import Ids, plan_microbatches, tally
 from capo_lit.core.seeding import derive_seed
 from capo_lit.engines.base import Adapters
 from capo_lit.evaluation.names import check_names, spec
-from capo_lit.evaluation.reduction import Part, check_parts, reduced
+from capo_lit.evaluation.reduction import Mean, Part, check_parts, reduced
 from capo_lit.evaluation.validation import Evaluation
 from capo_lit.training.loading import is_deferred, load_policy
 from capo_lit.training.logprobs import response_logprobs
 from capo_lit.training.lora import adapters_of, adapters_only, add_adapters, base_weights, halve_base, merged_weights
+from capo_lit.training.packing import can_pack
 from capo_lit.training.rollouts import Sampler
 from capo_lit.training.settings import OptimConfig, UpdateConfig, lr_factor
 from capo_lit.training.sharding import even_plan, gathered_state, is_sharded, load_sharded, sharding_mesh
@@ -111,14 +112,25 @@ class PolicyModule(LightningModule):
         """Of the forward pass; under bf16-mixed another than the weights'."""
         return torch.bfloat16 if self._bf16 else self.policy.dtype
 
-    def microbatches(self, lengths: Sequence[int]) -> list[list[int]]:
+    def microbatches(self, prompts: Sequence[Ids], responses: Sequence[Ids]) -> list[list[int]]:
         """Rows of each micro-batch, see `plan_microbatches`; equally many on every process if the policy is sharded.
 
         Args:
-            lengths: tokens of each row, prompt and response together.
+            prompts: token ids of each row's prompt.
+            responses: token ids of each row's response.
         """
-        plan = plan_microbatches(lengths, self.update.tokens_per_microbatch)
+        plan = self._plan(prompts, responses)
         return even_plan(plan, self.trainer.strategy) if is_sharded(self.policy) else plan
+
+    def padding(self, prompts: Sequence[Ids], responses: Sequence[Ids]) -> Mean:
+        """The padding of those rows' micro-batches, by the tokens that they compute."""
+        plan, packable = self._plan(prompts, responses), can_pack(self.policy)
+        sizes = [tally([prompts[row] for row in rows], [responses[row] for row in rows], packable) for rows in plan]
+        return Mean(sum(size.padding for size in sizes), sum(size.computed for size in sizes))
+
+    def _plan(self, prompts: Sequence[Ids], responses: Sequence[Ids]) -> list[list[int]]:
+        lengths = [len(prompt) + len(response) for prompt, response in zip(prompts, responses, strict=True)]
+        return plan_microbatches(lengths, self.update.tokens_per_microbatch, prompts if can_pack(self.policy) else None)
 
     @property
     def version(self) -> int:
@@ -184,9 +196,8 @@ class PolicyModule(LightningModule):
         Returns:
             r lists of natural-log probabilities.
         """
-        lengths = [len(p.ids) + len(r) for p, r in zip(prompts, responses, strict=True)]
         scores: list[list[float]] = [[] for _ in responses]
-        for rows in self.microbatches(lengths):
+        for rows in self.microbatches([prompt.ids for prompt in prompts], responses):
             picked = [responses[row] for row in rows]
             with self.trainer.precision_plugin.forward_context():
                 logprobs, _ = response_logprobs(self.policy, [prompts[row].ids for row in rows], picked, temperature)

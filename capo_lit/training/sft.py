@@ -39,20 +39,18 @@ class SFTModule(PolicyModule):
         """One optimizer step on one batch of demonstrations."""
         self.rest_engine()
         started = time.perf_counter()
-        lengths = [len(ids) for ids in batch.ids]
-        tokens = sum(lengths) - sum(batch.prompt_lengths)
+        prompts = [ids[:length] for ids, length in zip(batch.ids, batch.prompt_lengths, strict=True)]
+        responses = [ids[length:] for ids, length in zip(batch.ids, batch.prompt_lengths, strict=True)]
+        tokens = sum(map(len, responses))
         local = torch.tensor(tokens, dtype=torch.float64, device=self.device)
         # The mean over ranks of local sums over this is the sum over all ranks by the count over all ranks.
         count = float(self.trainer.strategy.reduce(local, reduce_op="mean"))
         optimizer: Any = self.optimizers()
-        plan, total = self.microbatches(lengths), 0.0
+        plan, total = self.microbatches(prompts, responses), 0.0
         for index, rows in enumerate(plan):
             with optimizer.toggle_model(sync_grad=index == len(plan) - 1):
-                logprobs, _ = response_logprobs(
-                    self.policy,
-                    [batch.ids[row][: batch.prompt_lengths[row]] for row in rows],
-                    [batch.ids[row][batch.prompt_lengths[row] :] for row in rows],
-                )
+                picked = [prompts[row] for row in rows], [responses[row] for row in rows]
+                logprobs, _ = response_logprobs(self.policy, *picked)
                 loss = -logprobs.sum() / count
                 self.manual_backward(loss)
             total += float(loss.detach())
@@ -61,7 +59,7 @@ class SFTModule(PolicyModule):
         self.measure(
             {
                 "sft/loss": Mean(total),
-                "sft/tokens_per_s": Mean(sum(lengths), seconds),
+                "sft/tokens_per_s": Mean(sum(map(len, batch.ids)), seconds),
                 "policy/grad_norm": Mean(norm),
                 "policy/lr": Mean(self.last_lr),
             }

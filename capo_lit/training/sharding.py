@@ -18,6 +18,7 @@ from capo_lit.core.errors import BatchError, CapoError, ConfigError
 from capo_lit.core.microbatches import cut_microbatches
 from capo_lit.training.loading import load_policy, policy_config, trainable
 from capo_lit.training.logprobs import SCORING, logprobs_of
+from capo_lit.training.packing import enable_packing, packing_enabled
 
 _FULL = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
@@ -56,19 +57,21 @@ def load_sharded(
     Raises:
         ConfigError: on every process, if the model does not load.
     """
-    sent: list[Any] = [None, None]  # why it does not load, and its buffers
+    sent: list[Any] = [None, None, False]  # why it does not load; its buffers, and whether it packs rows
     if dist.get_rank() == 0:
         try:
             whole = whole or load_policy(path)
-            sent = [None, _buffers(whole)]
+            sent = [None, _buffers(whole), packing_enabled(whole)]
         except CapoError as error:
-            sent = [error, None]
+            sent = [error, None, False]
     dist.broadcast_object_list(sent, src=0)
-    failure, buffers = sent
+    failure, buffers, packs = sent
     if failure is not None:
         raise failure
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(policy_config(path), dtype=torch.float32)
+    if packs:
+        enable_packing(model)
     model = _sharded(trainable(model, gradient_checkpointing), mesh, bf16)
     model.to_empty(device=mesh.device_type if mesh.device_type == "cpu" else torch.cuda.current_device())
     first = dist.get_rank() == 0

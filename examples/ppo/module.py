@@ -151,7 +151,7 @@ class PPOModule(CapoModule):
     def _old_values(self, table: TokenTable) -> torch.Tensor:
         """(n, t) float32 on the CPU."""
         values = torch.zeros(table.mask.shape, dtype=torch.float32)
-        for rows in self.microbatches(table.lengths):
+        for rows in self.microbatches(table.prompts, table.responses):
             part = table.take(rows, self.device)
             new = self.value(part.prompts, part.responses)
             values[rows, : new.shape[1]] = new.cpu()

@@ -5,10 +5,9 @@ from copy import deepcopy
 from typing import Any
 
 import torch
-from torch.nn.utils.rnn import pad_sequence
 
-from capo_lit.batch.step import pad_rows
-from capo_lit.training.logprobs import TokenIds
+from capo_lit.core.microbatches import Ids
+from capo_lit.training.logprobs import as_rows, states_before
 
 
 class ValueModel(torch.nn.Module):
@@ -30,8 +29,8 @@ class ValueModel(torch.nn.Module):
         torch.nn.init.zeros_(self.head.weight)
         torch.nn.init.zeros_(self.head.bias)
 
-    def forward(self, prompts: Sequence[TokenIds], responses: Sequence[TokenIds]) -> torch.Tensor:
-        """The value before each response token is drawn, by one forward pass; rows are right-padded, as for logprobs.
+    def forward(self, prompts: Sequence[Ids], responses: Sequence[Ids]) -> torch.Tensor:
+        """The value before each response token is drawn, by one forward pass, as for logprobs.
 
         Args:
             prompts: r token sequences.
@@ -40,12 +39,5 @@ class ValueModel(torch.nn.Module):
         Returns:
             (r, t) float32, t the longest response; padding is 0.
         """
-        ids = pad_rows([(*p, *r) for p, r in zip(prompts, responses, strict=True)], 0, torch.long)
-        hidden = self.backbone(input_ids=ids.to(self.head.weight.device), use_cache=False).last_hidden_state
-        values = self.head(hidden)[..., 0].float()
-        # The state at one position has not seen the next token.
-        rows = [
-            row[len(prompt) - 1 : len(prompt) + len(response) - 1]
-            for row, prompt, response in zip(values, prompts, responses, strict=True)
-        ]
-        return pad_sequence(rows, batch_first=True)
+        states, _ = states_before(self.backbone, prompts, responses)
+        return as_rows(self.head(states)[:, 0].float(), responses)

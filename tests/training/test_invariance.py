@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from capo_lit.training import logprobs as scoring
+from capo_lit.training import policy as training
 from tests.support.builders import tiny_llama
 from tests.support.invariance import HOWS, TOLERANCE, distance, fit, forget, make_batch, make_groups
 
@@ -72,7 +73,21 @@ def test_padding_under_a_long_row_of_unknown_outcome(policy, whole):
         assert_same(two, whole)
 
 
+def padded(monkeypatch):
+    """No row is packed."""
+    for module in (scoring, training):
+        monkeypatch.setattr(module, "can_pack", lambda model: False)
+
+
+def test_padded_rows_are_packed_ones(policy, whole, monkeypatch):
+    padded(monkeypatch)
+    other = fit(policy, make_batch(GROUPS), whole.how)
+    assert not torch.equal(other.gradients[0], whole.gradients[0])  # or both were padded
+    assert_same(other, whole)
+
+
 def test_padding_of_the_forward_may_hold_anything(policy, whole, monkeypatch):
+    padded(monkeypatch)
     pad = scoring.pad_rows
 
     def wider(rows, fill, dtype, width=None):

@@ -1,12 +1,14 @@
 """Logprobs of responses: equal to the model's own, whatever the padding and the micro-batch."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from capo_lit.core.errors import ConfigError
-from capo_lit.core.microbatches import cut_microbatches, padded_tokens, plan_microbatches
+from capo_lit.core.microbatches import cut_microbatches, plan_microbatches, tally
 from capo_lit.training.logprobs import check_head, response_logprobs
 from tests.support.builders import tiny_llama
 
@@ -22,6 +24,46 @@ def test_every_row_is_in_one_microbatch_and_the_budget_holds(lengths, budget):
         assert len(rows) == 1 or len(rows) * max(lengths[row] for row in rows) <= budget
     widths = [max(lengths[row] for row in rows) for rows in plan]
     assert widths == sorted(widths, reverse=True)
+
+
+ROWS = st.lists(st.tuples(st.sampled_from([(1,), (2,), (1, 2, 3), (4,) * 30]), st.integers(0, 60)), max_size=40)
+
+
+@given(ROWS, st.integers(1, 500))
+def test_rows_of_one_prompt_are_computed_together_where_the_budget_holds_them(rows, budget):
+    prompts, responses = [prompt for prompt, _ in rows], [(7,) * length for _, length in rows]
+    lengths = [len(prompt) + len(response) for prompt, response in zip(prompts, responses, strict=True)]
+    plan = plan_microbatches(lengths, budget, prompts)
+    assert sorted(row for part in plan for row in part) == list(range(len(rows)))
+    for part in plan:
+        own = [prompts[row] for row in part], [responses[row] for row in part]
+        size = tally(*own, packable=True)
+        distinct = sum(map(len, set(own[0]))) + sum(map(len, own[1]))
+        padded = len(part) * max(lengths[row] for row in part)
+        copies = (padded + len(part) * max(map(len, own[1]))) // 16
+        assert size.packs == (distinct + copies < padded)
+        assert size.computed == (distinct if size.packs else padded)
+        assert size.padding == (0 if size.packs else padded - sum(lengths[row] for row in part))
+        assert len(part) == 1 or min(distinct + copies, padded) <= budget
+    # The rows of a prompt follow each other, from micro-batch to micro-batch.
+    following = [prompts[row] for part in plan for row in part]
+    assert sum(one != two for one, two in pairwise(following)) == max(0, len(set(following)) - 1)
+
+
+def test_a_prompt_counts_once_in_the_budget():
+    prompts, responses = [(1,) * 100] * 4 + [(2,) * 100] * 4, [(3,) * 25] * 8
+    # 100 + 4 x 25 tokens, and a sixteenth of 4 x (125 + 25) places.
+    assert plan_microbatches([125] * 8, 237, prompts) == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert plan_microbatches([125] * 8, 236, prompts)[0] == [0, 1, 2]
+    assert plan_microbatches([125] * 8, 237) == [[row] for row in range(8)]
+    assert tally(prompts, responses, packable=True).computed == 400
+    assert tally(prompts, responses, packable=False).computed == 1000
+
+
+def test_one_long_response_is_not_packed_with_many_short_ones():
+    # Attention would hold 65 rows of its width.
+    lengths = [2016, *[17] * 64]
+    assert plan_microbatches(lengths, 4096, [(1,) * 16] * 65)[0] == [0]
 
 
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=40), st.integers(1, 1000), st.data())
@@ -40,8 +82,7 @@ def test_sorting_by_length_pads_less_than_the_given_order():
     lengths = [10, 100] * 16
     plan = plan_microbatches(lengths, 400)
     # In the given order every micro-batch of 4 rows is 100 wide: 3,200 padded tokens for 1,760, a share of 0.45.
-    assert sum(lengths) <= padded_tokens(lengths, plan) < sum(lengths) / 0.98
-    assert padded_tokens(lengths, [[0, 1, 2, 3]] * 8) == 3200
+    assert sum(lengths) <= sum(len(rows) * max(lengths[row] for row in rows) for rows in plan) < sum(lengths) / 0.98
 
 
 def test_logprobs_are_those_of_the_full_forward(tmp_path):
