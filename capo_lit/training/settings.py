@@ -58,7 +58,8 @@ class UpdateConfig:
     Args:
         epochs: passes over each batch of rollouts.
         minibatches: optimizer steps per pass; 1 x 1 needs no second forward for the old logprobs.
-        tokens_per_microbatch: padded tokens of one forward and backward, prompt and response together.
+        tokens_per_microbatch: of one forward and backward: prompts, responses and padding. A prompt that is computed
+            once for several rollouts counts once.
         gradient_checkpointing: recompute activations in the backward pass to save memory.
     """
 
