@@ -43,7 +43,7 @@ def response_logprobs(
         prompts: r token sequences.
         responses: r token sequences, each the continuation of its prompt.
         temperature: logits are divided by it, as the engine divided them when it sampled.
-        chunk_tokens: tokens whose logits exist at one time; by default what 128 MiB hold, on a GPU 512 MiB.
+        chunk_tokens: tokens whose logits exist at one time; by default what 512 MiB hold.
 
     Returns:
         (logprobs, entropies), both (r, t) float32 with t the longest response; entropies are detached. Padding is 0.

@@ -14,8 +14,9 @@ GIB = 2**30
 # AdamW keeps two float32 numbers a parameter beside the weight and its gradient.
 _FP32 = 4
 _MOMENTS = 2 * _FP32
-# Copies of a chunk's float32 logits that live at one time: logits, softmax, their gradients and an intermediate.
-_LOGIT_COPIES = 5
+# Copies of a chunk's float32 logits that live at one time: they become their own gradient, beside what they were, or
+# will be, in the dtype of the product.
+_LOGIT_COPIES = 2
 # Bytes a token keeps in one layer for the backward pass, by bytes of the compute type: so many for each unit of the
 # feed-forward part (gate, up, activation, product), and of the residual stream (norms, attention's inputs and output).
 _PER_INTERMEDIATE = {2: 8, 4: 16}
@@ -166,7 +167,7 @@ def _activations(run: RunMemory) -> dict[str, float]:
     shape, bytes_, rows = run.policy, run.compute_bytes, run.microbatch_rows
     tokens = rows * run.row_tokens
     layer = tokens * (_PER_INTERMEDIATE[bytes_] * shape.intermediate + _PER_HIDDEN[bytes_] * shape.hidden)
-    chunk = min(default_chunk("cuda" if run.gpu else "cpu", shape.vocabulary), rows * run.response_tokens)
+    chunk = min(default_chunk(shape.vocabulary), rows * run.response_tokens)
     logits = {"logits": float(_LOGIT_COPIES * _FP32 * chunk * shape.vocabulary)}
     if not run.checkpointing:
         return {"activations": float(shape.layers * layer)} | logits

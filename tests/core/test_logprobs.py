@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -138,17 +139,40 @@ def test_without_gradient_nothing_is_kept():
     torch.testing.assert_close(logprobs, full(hidden, weight, targets)[0], rtol=0, atol=TOLERANCE)
 
 
-def test_the_default_chunk_keeps_its_logits_within_128_mib():
-    # 128 MiB hold 2^25 float32 logits: 2^13 tokens of 2^12, so that 2^13 + 1 tokens make a second chunk of one
+def test_kept_logits_are_used_up_by_one_backward_pass_and_a_second_one_is_refused():
+    hidden, weight, targets = make_case()
+    logprobs, _ = token_logprobs(hidden, weight, targets)
+    torch.autograd.grad(logprobs.sum(), weight, retain_graph=True)
+    with pytest.raises(RuntimeError, match="inplace operation"):
+        torch.autograd.grad(logprobs.sum(), weight)
+
+
+@pytest.mark.parametrize("chunk_tokens", [3, None])
+def test_under_autocast_the_product_alone_is_in_bfloat16(chunk_tokens):
+    hidden, weight, targets = make_case()
+    with torch.autocast("cpu", torch.bfloat16):
+        logprobs, _ = token_logprobs(hidden, weight, targets, chunk_tokens=chunk_tokens)
+        expected = F.linear(hidden, weight).float().log_softmax(1).gather(1, targets[:, None])[:, 0]
+    torch.testing.assert_close(logprobs, expected, rtol=0, atol=TOLERANCE)
+    one, two = (torch.autograd.grad(values.sum(), (hidden, weight)) for values in (logprobs, expected))
+    assert one[1].dtype == torch.float32
+    torch.testing.assert_close(one, two, rtol=0, atol=0.02)
+
+
+def test_a_frozen_head_gets_no_gradient():
+    hidden, weight, targets = make_case()
+    expected = torch.autograd.grad(full(hidden, weight, targets)[0].sum(), hidden)
+    got = torch.autograd.grad(token_logprobs(hidden, weight.detach(), targets)[0].sum(), hidden)
+    torch.testing.assert_close(got, expected, rtol=0, atol=TOLERANCE)
+
+
+def test_the_default_chunk_keeps_its_logits_within_512_mib():
+    # 512 MiB hold 2^27 float32 logits: 2^15 tokens of 2^12, so that 2^15 + 1 tokens make a second chunk of one
     v = 2**12
-    targets = torch.zeros(2**13 + 1, dtype=torch.long, device="meta")
+    targets = torch.zeros(2**15 + 1, dtype=torch.long, device="meta")
     with Sizes(v) as sizes, torch.no_grad():
-        token_logprobs(torch.ones(2**13 + 1, 1, device="meta"), torch.zeros(v, 1, device="meta"), targets)
-    assert sizes.largest == 2**25
+        token_logprobs(torch.ones(2**15 + 1, 1, device="meta"), torch.zeros(v, 1, device="meta"), targets)
+    assert sizes.largest == 2**27
     assert sizes.products == 2
-
-
-def test_a_gpu_computes_about_a_thousand_tokens_of_a_large_vocabulary_at_a_time():
-    assert default_chunk("cuda", 128_256) == 1046  # 2^27 / 128256 = 1046.5
-    assert default_chunk("cpu", 128_256) == 261  # 2^25 / 128256 = 261.6
-    assert default_chunk("cpu", 2**26) == 1
+    assert default_chunk(128_256) == 1046  # 2^27 / 128256 = 1046.5
+    assert default_chunk(2**28) == 1
