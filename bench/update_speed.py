@@ -162,7 +162,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     load = os.getloadavg()[0]
     print(f"torch {torch.__version__}, {args.threads} threads, load {load:.1f} before, {args.rounds} rounds, medians\n")
-    print("| prompts x group, tokens | padded, s | packed, s | ratio | padded rate | packed rate | gap | noise")
+    print("| prompts x group, tokens | padded, s | packed, s | ratio | padded rate | packed rate | gap | noise |")
     print("|---|---:|---:|---:|---:|---:|---:|---:|")
     for shape in SHAPES:
         if args.only in shape.name:
