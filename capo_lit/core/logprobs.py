@@ -61,9 +61,8 @@ def token_logprobs(
         chunk_tokens = default_chunk(weight.shape[0])
     if chunk_tokens < 1:
         raise ValueError(f"got chunk_tokens {chunk_tokens}; expected an integer >= 1")
-    logprobs, entropy = _Logprobs.apply(
-        hidden, weight, bias, targets, _Shape(temperature, softcap, scale), chunk_tokens
-    )
+    apply: Any = _Logprobs.apply  # torch gives it no types
+    logprobs, entropy = apply(hidden, weight, bias, targets, _Shape(temperature, softcap, scale), chunk_tokens)
     return logprobs, entropy
 
 
@@ -128,7 +127,7 @@ class _Logprobs(torch.autograd.Function):
         return chosen - total, entropy
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, targets, total, kept = ctx.saved_tensors
         head, wanted = weight.to(ctx.dtype), ctx.needs_input_grad
         to_hidden = torch.empty_like(hidden) if wanted[0] else None

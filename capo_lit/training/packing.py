@@ -113,9 +113,12 @@ class _Lay(torch.autograd.Function):
         return _lookup(x, places)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (back,) = ctx.saved_tensors
         return _lookup(grad, back), None, None
+
+
+_lay: Any = _Lay.apply  # torch gives it no types
 
 
 def _lookup(x: Tensor, places: Tensor) -> Tensor:
@@ -143,7 +146,7 @@ def _attention(
 
     def laid(x: Tensor) -> tuple[Tensor, Tensor]:
         x = x[0].transpose(0, 1)
-        x = x if complete else _Lay.apply(x, packed.rows, packed.back)
+        x = x if complete else _lay(x, packed.rows, packed.back)
         return x[: b * p].unflatten(0, (b, p)), x[b * p :].unflatten(0, (n, r))
 
     (ask, asks), (prompt_key, keys), (prompt_value, values) = laid(query), laid(key), laid(value)
@@ -151,7 +154,7 @@ def _attention(
     keys = torch.cat([prompt_key.index_select(0, packed.prompt_of), keys], 1)
     values = torch.cat([prompt_value.index_select(0, packed.prompt_of), values], 1)
     out = torch.cat([prompts.flatten(0, 1), _sdpa(asks, keys, values, scaling, packed.mask).flatten(0, 1)])
-    out = out if complete else _Lay.apply(out, packed.back, packed.rows)
+    out = out if complete else _lay(out, packed.back, packed.rows)
     return out[None], None
 
 
