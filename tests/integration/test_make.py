@@ -62,7 +62,7 @@ def test_check_is_what_ci_runs() -> None:
 def test_the_gpu_check_is_whole(tmp_path: Path) -> None:
     told = make("gpu-check", f"PYTHON={sys.executable}", f"ARGS=--cpu --out {tmp_path}")
     table = json.loads((tmp_path / "table.json").read_text())
-    assert set(table) == {"rule", "own-judge"}
+    assert set(table) == {"rule", "own-judge", "adapters"}
     for run in table.values():
         assert run["engine - trainer logprob, max"] < 1e-4  # float32 on both sides
         assert run["tokens/s sampled"] > 0

@@ -84,15 +84,13 @@ MUTATIONS = [
     Mutation("KL the wrong way", "loss.py", "_log_ratio(ref, now)", "_log_ratio(now, ref)"),
     Mutation("empty rows count", "loss.py", "mask.any(1).sum(", "mask.any(1).ge(0).sum("),
     Mutation("statistics not added", "loss.py", "total[name] + value", "total[name] + 0 * value"),
-    Mutation(
-        "logits reduced in bfloat16",
-        "logprobs.py",
-        "F.linear(hidden, weight, bias).float()",
-        "F.linear(hidden, weight, bias)",
-    ),
-    Mutation("temperature multiplied", "logprobs.py", "logits / temperature", "logits * temperature"),
-    Mutation("entropy with a gradient", "logprobs.py", "with torch.no_grad():", "if True:"),
-    Mutation("logits of all chunks kept", "logprobs.py", "if recompute:", "if False:"),
+    Mutation("logits reduced in bfloat16", "logprobs.py", "head, shift).float())", "head, shift))"),
+    Mutation("temperature multiplied", "logprobs.py", "logits.div_(self.temperature)", "logits.mul_(self.temperature)"),
+    Mutation("temperature not in the gradient", "logprobs.py", "self.scale / self.temperature", "self.scale"),
+    Mutation("softmax with its sign lost", "logprobs.py", "mul_(-grad[:, None])", "mul_(grad[:, None])"),
+    Mutation("slope of the softcap left out", "logprobs.py", "if slope is not None:", "if False:"),
+    Mutation("entropy with a gradient", "logprobs.py", "ctx.mark_non_differentiable(entropy)", "pass"),
+    Mutation("last chunk kept for all", "logprobs.py", "logits if hidden.shape[0] <= chunk else None", "logits"),
 ]
 
 
