@@ -82,7 +82,8 @@ def states_before(backbone: Any, prompts: Sequence[Ids], responses: Sequence[Ids
     if tally(prompts, responses, can_pack(backbone)).packs and any(responses):
         packed = pack(prompts, responses, backbone.device)
         hidden = backbone(**packed_arguments(packed), use_cache=False).last_hidden_state[0]
-        return hidden[packed.predicting], packed.ids[0, packed.responses]
+        # Not by brackets: their gradient adds up what a prompt's last token gets from each response in any order.
+        return hidden.index_select(0, packed.predicting), packed.ids[0, packed.responses]
     ids = pad_rows([(*p, *r) for p, r in zip(prompts, responses, strict=True)], 0, torch.long).to(backbone.device)
     hidden = backbone(input_ids=ids, use_cache=False).last_hidden_state
     places = [row for row, response in enumerate(responses) for _ in response]
