@@ -172,3 +172,20 @@ def test_masks_of_others_hold_as_before(tmp_path):
     ids, mask = torch.tensor([[0, 0, 5, 6, 7], [8, 9, 10, 11, 12]]), torch.tensor([[0, 0, 1, 1, 1], [1] * 5])
     for arguments in ({"attention_mask": mask}, {}):
         assert torch.equal(model(ids, **arguments).logits, plain(ids, **arguments).logits)
+
+
+def test_on_several_threads_the_gradient_is_the_same_every_time(tmp_path):
+    torch.manual_seed(0)
+    tiny_llama(tmp_path, vocab_size=99, hidden_size=256, num_hidden_layers=1)
+    model, before = load_policy(str(tmp_path)), torch.get_num_threads()
+    prompts, responses = [(5, 6, 7)] * 400, [(8 + row % 90, 9) for row in range(400)]
+    torch.set_num_threads(2)
+    try:
+        gradients = []
+        for _ in range(8):
+            model.zero_grad()
+            response_logprobs(model, prompts, responses)[0].sum().backward()
+            gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(gradients[0], other) for other in gradients[1:])
