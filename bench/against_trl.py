@@ -62,9 +62,7 @@ SIZES = {"short": Size(2, 4, 40, 64), "long": Size(1, 8, 100, 256), "arithmetic"
 
 
 def write_inputs(folder: Path, name: str, size: Size) -> None:
-    """A policy that never ends a response, and problems."""
-    from transformers import AutoTokenizer, GenerationConfig
-
+    """A policy and problems."""
     from capo_lit.arithmetic.model import write_initial_model
     from capo_lit.arithmetic.task import ArithmeticSource
     from capo_lit.cli.smollm2 import prepare
@@ -75,16 +73,22 @@ def write_inputs(folder: Path, name: str, size: Size) -> None:
         texts = [problem.problem for problem in ArithmeticSource(size=64).load()]
     else:
         shutil.copytree(prepare(), policy)
+        never_ending(policy)
         texts = [f"{index}. {' '.join((FILLER * 20).split()[: size.words])}" for index in range(64)]
+    rows = [json.dumps({"problem": text, "answer": "1"}) for text in texts]
+    (folder / "problems.jsonl").write_text("\n".join(rows) + "\n")
+
+
+def never_ending(policy: Path) -> None:
+    """Make a token that SmolLM2 never writes the one that ends a response."""
+    from transformers import AutoTokenizer, GenerationConfig
+
     tokenizer = AutoTokenizer.from_pretrained(policy)
-    unused = tokenizer.convert_ids_to_tokens(3) if name != "arithmetic" else tokenizer.eos_token
-    tokenizer.eos_token = unused
+    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(3)
     tokenizer.save_pretrained(policy)
     config = json.loads((policy / "config.json").read_text()) | {"eos_token_id": tokenizer.eos_token_id}
     (policy / "config.json").write_text(json.dumps(config))
     GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id).save_pretrained(policy)
-    rows = [json.dumps({"problem": text, "answer": "1"}) for text in texts]
-    (folder / "problems.jsonl").write_text("\n".join(rows) + "\n")
 
 
 def trl_environment() -> Path:
@@ -127,6 +131,23 @@ def cpu_seconds() -> float:
     return total
 
 
+def our_settings(folder: Path, size: Size, steps: int) -> dict[str, object]:
+    """Of `capo fit`, over the quickstart's and GRPO's configs."""
+    return {
+        "policy": folder / "policy", "trainer.default_root_dir": folder / f"run-{time.time_ns()}",
+        "data.train": "capo_lit.FileSource", "data.train.path": folder / "problems.jsonl",
+        "data.val": "capo_lit.FileSource", "data.val.path": folder / "problems.jsonl",
+        "data.prompts_per_step": size.prompts, "rollout.group_size": size.rollouts,
+        "data.template": json.dumps({"style": "plain", "text": "{problem}"}),
+        "rollout.sampling.max_tokens": size.new, "rollout.outcomes": "capo_lit.NoisyOutcomes",
+        "rollout.outcomes.error_rate": 0.5, "rollout.engine.max_model_len": 512 if size.words else 128,
+        "rollout.engine.dtype": "float32",
+        "rollout.engine.max_num_seqs": 64, "model.optim.lr": 1e-6,
+        "trainer.max_steps": steps, "trainer.val_check_interval": NEVER, "checkpoint.every_n_steps": NEVER,
+        "validate_first": "false",
+    }  # fmt: skip
+
+
 def ours(folder: Path, size: Size, steps: int) -> None:
     """CapoModule as GRPO with VLLMEngine."""
     from lightning.pytorch import Callback, Trainer
@@ -151,24 +172,24 @@ def ours(folder: Path, size: Size, steps: int) -> None:
                 tell(wall=now - self.wall, cpu=cpu - self.cpu, rollout=rollout, update=update, tokens=tokens)
             self.wall, self.cpu = now, cpu
 
-    words = {
-        "policy": folder / "policy", "trainer.default_root_dir": folder / f"run-{time.time_ns()}",
-        "data.train": "capo_lit.FileSource", "data.train.path": folder / "problems.jsonl",
-        "data.val": "capo_lit.FileSource", "data.val.path": folder / "problems.jsonl",
-        "data.prompts_per_step": size.prompts, "rollout.group_size": size.rollouts,
-        "data.template": json.dumps({"style": "plain", "text": "{problem}"}),
-        "rollout.sampling.max_tokens": size.new, "rollout.outcomes": "capo_lit.NoisyOutcomes",
-        "rollout.outcomes.error_rate": 0.5, "rollout.engine.max_model_len": 512 if size.words else 128,
-        "rollout.engine.dtype": "float32",
-        "rollout.engine.max_num_seqs": 64, "model.optim.lr": 1e-6,
-        "trainer.max_steps": steps, "trainer.val_check_interval": NEVER, "checkpoint.every_n_steps": NEVER,
-        "validate_first": "false",
-    }  # fmt: skip
+    words = our_settings(folder, size, steps)
     flags = [word for name, value in words.items() for word in (f"--{name}", str(value))]
     configs = [ROOT / "configs" / "quickstart.yaml", ROOT / "configs" / "algorithm" / "grpo.yaml"]
     cli = build([*(word for path in configs for word in ("--config", str(path))), *flags], run=False)
     cli.trainer.callbacks.insert(0, Told())
     cli.trainer.fit(cli.model, cli.datamodule)
+
+
+def trl_config(folder: Path, size: Size, steps: int) -> Any:
+    """As our settings."""
+    from trl import GRPOConfig
+
+    return GRPOConfig(
+        output_dir=str(folder / "trl"), use_cpu=True, bf16=False, report_to="none", logging_steps=1, save_strategy="no",
+        max_steps=steps, learning_rate=1e-6, num_generations=size.rollouts, max_completion_length=size.new,
+        per_device_train_batch_size=size.prompts * size.rollouts, gradient_checkpointing=False, beta=0.0,
+        temperature=1.0, disable_tqdm=True,
+    )  # fmt: skip
 
 
 def trls(folder: Path, size: Size, steps: int) -> None:
@@ -177,7 +198,7 @@ def trls(folder: Path, size: Size, steps: int) -> None:
 
     from datasets import Dataset
     from transformers import TrainerCallback
-    from trl import GRPOConfig, GRPOTrainer
+    from trl import GRPOTrainer
 
     coin, spent = random.Random(0), {"rollout": 0.0, "tokens": 0.0}
 
@@ -206,12 +227,7 @@ def trls(folder: Path, size: Size, steps: int) -> None:
             self.wall, self.cpu, spent["rollout"] = now, cpu, 0.0
 
     rows = [json.loads(line) for line in (folder / "problems.jsonl").read_text().splitlines()]
-    config = GRPOConfig(
-        output_dir=str(folder / "trl"), use_cpu=True, bf16=False, report_to="none", logging_steps=1, save_strategy="no",
-        max_steps=steps, learning_rate=1e-6, num_generations=size.rollouts, max_completion_length=size.new,
-        per_device_train_batch_size=size.prompts * size.rollouts, gradient_checkpointing=False, beta=0.0,
-        temperature=1.0, disable_tqdm=True,
-    )  # fmt: skip
+    config = trl_config(folder, size, steps)
     data = Dataset.from_list([{"prompt": row["problem"]} for row in rows])
     Timed(str(folder / "policy"), reward, config, train_dataset=data, callbacks=[Told()]).train()
 

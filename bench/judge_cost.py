@@ -19,31 +19,18 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from transformers import AutoTokenizer
+from parts import planned_rollouts
 
-from capo_lit.arithmetic.task import ArithmeticSource
-from capo_lit.batch.facts import CritiquedRollout, Prompt, Rollout
+from capo_lit.batch.facts import CritiquedRollout, Rollout
 from capo_lit.batch.sampling import Sampling
 from capo_lit.core.votes import VOTES, VoteRule
 from capo_lit.engines.vllm import VLLMEngine
 from capo_lit.genprm.judge import GenPRM
-from capo_lit.training.rollouts import PlannedRollout, stream_rollouts
+from capo_lit.training.rollouts import stream_rollouts
 from capo_lit.verifier.pool import Verifier
 
-PROBLEMS, GROUP = 8, 8
+MOST = 40  # tokens of a response
 JUDGED = Sampling(temperature=0.5, max_tokens=64)
-
-
-def planned(policy: str, seed: int) -> list[PlannedRollout]:
-    """What the policy is asked for."""
-    tokenizer = AutoTokenizer.from_pretrained(policy)
-    found = []
-    for group, problem in enumerate(ArithmeticSource(size=PROBLEMS).load()):
-        prompt = Prompt(problem.uid, problem.problem, tuple(tokenizer.encode(problem.problem)), problem.answer)
-        for sample in range(GROUP):
-            row = group * GROUP + sample
-            found.append(PlannedRollout(row, group, sample, prompt, Sampling(max_tokens=40), seed * 1000 + row))
-    return found
 
 
 def judged(
@@ -99,7 +86,7 @@ def compare(engine: VLLMEngine, rollouts: Sequence[Rollout], k: int, rounds: int
 
 def together(policy: VLLMEngine, judge: GenPRM, verifier: Verifier, name: str, seed: int) -> float:
     """Seconds of rollouts alone, judged after the last, or judged as they finish; both engines are in this process."""
-    plan = planned(policy.model, seed)
+    plan = planned_rollouts(policy.tokenizer, MOST, seed)
     started = time.perf_counter()
     stream: Iterator[Rollout] | list[Rollout] = stream_rollouts(policy, verifier, plan)
     if name != "as they finish":
@@ -120,7 +107,7 @@ def main() -> None:
     policy = VLLMEngine(str(args.policy), dtype="float32", max_model_len=128, max_num_seqs=64, kv_cache_gib=0.1)
     engine = VLLMEngine(str(args.judge), dtype="float32", max_model_len=256, max_num_seqs=128, kv_cache_gib=0.2)
     with Verifier() as verifier:
-        rollouts = list(stream_rollouts(policy, verifier, planned(str(args.policy), 0)))
+        rollouts = list(stream_rollouts(policy, verifier, planned_rollouts(policy.tokenizer, MOST, 0)))
         print(f"{len(rollouts)} rollouts, {args.k} critiques of each; load {os.getloadavg()[0]:.1f}")
         print("| vote | asked | read | computed | written | seconds | of written | of seconds |")
         print("|---|---|---:|---:|---:|---:|---:|---:|")

@@ -21,15 +21,15 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+from parts import judge_server
 
 from capo_lit.arithmetic.model import build_tokenizer
 from capo_lit.cli.process import last_error
@@ -45,41 +45,6 @@ WARM_UP = 2
 LIMIT_S = 1800
 """Of one run, seconds."""
 NEVER = 10**6
-
-
-@contextmanager
-def judge_server(seconds: float) -> Iterator[str]:
-    """A chat-completions server that says "nothing wrong" after `seconds`, to as many at once as ask."""
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["Content-Length"]))
-            time.sleep(seconds)
-            choice = {"index": 0, "message": {"role": "assistant", "content": "\\boxed{none}"}, "finish_reason": "stop"}
-            usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
-            body = {"id": "x", "object": "chat.completion", "created": 0, "model": "slow"}
-            data = json.dumps({**body, "choices": [choice], "usage": usage}).encode()
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        def log_message(self, *_: object) -> None:
-            """Nothing: a line per request would be part of what is measured."""
-
-    class Server(ThreadingHTTPServer):
-        request_queue_size = 1024  # all requests may come at once
-        daemon_threads = True
-
-    server = Server(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/v1"
-    finally:
-        server.shutdown()
 
 
 @contextmanager
