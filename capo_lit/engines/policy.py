@@ -1,5 +1,6 @@
 """A judge that is the policy: its very engine, or what keeps the weights training started from."""
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import replace
@@ -15,7 +16,49 @@ from capo_lit.engines.vllm import VLLMEngine
 Weights = Literal["current", "initial"]
 
 
-class PolicyEngine(Engine):
+class _Bound(Engine):
+    """An engine whose requests another one serves, which counts their tokens with its other requests'."""
+
+    @property
+    @abstractmethod
+    def bound(self) -> Engine:
+        """The engine that does the work."""
+
+    @property
+    def prompt_tokens(self) -> int:  # type: ignore[override]
+        """As the bound engine counts, and so below."""
+        return self.bound.prompt_tokens
+
+    @property
+    def cached_tokens(self) -> int:  # type: ignore[override]
+        """As the bound engine counts."""
+        return self.bound.cached_tokens
+
+    @property
+    def aborted_tokens(self) -> int:  # type: ignore[override]
+        """As the bound engine counts."""
+        return self.bound.aborted_tokens
+
+    @property
+    def failed_attempts(self) -> Mapping[str, int]:  # type: ignore[override]
+        """As the bound engine counts."""
+        return self.bound.failed_attempts
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """Compute dtype of the weights."""
+        return self.bound.dtype
+
+    def submit(self, request: Request) -> "Future[Completion]":
+        """Queue one request in the bound engine; see Engine.submit."""
+        return self.bound.submit(request)
+
+    def step(self, timeout_s: float = 1.0) -> None:
+        """Advance whatever is in flight in the bound engine, rollouts included."""
+        self.bound.step(timeout_s)
+
+
+class PolicyEngine(_Bound):
     """Stands where a judge's engine does, and hands its requests to the policy.
 
     Which policy that is, is known when a run is set up: the callbacks bind it then. With "current" the judge is the
@@ -65,34 +108,9 @@ class PolicyEngine(Engine):
         return self.weights == "initial" and self.bound.stands_still
 
     @property
-    def prompt_tokens(self) -> int:  # type: ignore[override]
-        """As the bound engine counts; if it is the rollouts' own, theirs too, and so below."""
-        return self.bound.prompt_tokens
-
-    @property
-    def cached_tokens(self) -> int:  # type: ignore[override]
-        """As the bound engine counts."""
-        return self.bound.cached_tokens
-
-    @property
-    def aborted_tokens(self) -> int:  # type: ignore[override]
-        """As the bound engine counts."""
-        return self.bound.aborted_tokens
-
-    @property
-    def failed_attempts(self) -> Mapping[str, int]:  # type: ignore[override]
-        """As the bound engine counts."""
-        return self.bound.failed_attempts
-
-    @property
     def version(self) -> int | None:
         """Policy version of the weights in use; None for the initial ones, which never sync."""
         return self.bound.version
-
-    @property
-    def dtype(self) -> torch.dtype | None:
-        """Compute dtype of the weights."""
-        return self.bound.dtype
 
     def bind(self, engine: Engine, policy: str) -> None:
         """Say which policy this is; called at every setup of a run.
@@ -115,14 +133,6 @@ class PolicyEngine(Engine):
         self._policy, self.takes_schema = policy, self.bound.takes_schema
         _check(self.bound, self.weights)
 
-    def submit(self, request: Request) -> "Future[Completion]":
-        """Queue one request in the bound engine; see Engine.submit."""
-        return self.bound.submit(request)
-
-    def step(self, timeout_s: float = 1.0) -> None:
-        """Advance whatever is in flight in the bound engine, rollouts included."""
-        self.bound.step(timeout_s)
-
     def start(self) -> None:
         """Load the initial policy; that of the rollouts is not this one's to start."""
         if self.weights == "initial":
@@ -135,10 +145,8 @@ class PolicyEngine(Engine):
             self._bound = None
 
 
-class _BaseRows(Engine):
+class _BaseRows(_Bound):
     """The weights below an engine's adapters, as an engine of their own: a policy as training found it.
-
-    Its requests take slots among the engine's others, and the engine counts their tokens with the rest.
 
     Args:
         engine: that takes requests of its base.
@@ -150,37 +158,18 @@ class _BaseRows(Engine):
         self.precision, self.takes_schema = engine.precision, engine.takes_schema
 
     @property
+    def bound(self) -> Engine:
+        """The engine that takes them."""
+        return self._engine
+
+    @property
     def tokenizer(self) -> Any:
         """The engine's."""
         return getattr(self._engine, "tokenizer", None)
 
-    @property
-    def dtype(self) -> torch.dtype | None:
-        """Compute dtype of the weights."""
-        return self._engine.dtype
-
-    @property
-    def prompt_tokens(self) -> int:  # type: ignore[override]
-        """As the engine counts; so below."""
-        return self._engine.prompt_tokens
-
-    @property
-    def cached_tokens(self) -> int:  # type: ignore[override]
-        """As the engine counts."""
-        return self._engine.cached_tokens
-
-    @property
-    def aborted_tokens(self) -> int:  # type: ignore[override]
-        """As the engine counts."""
-        return self._engine.aborted_tokens
-
     def submit(self, request: Request) -> "Future[Completion]":
         """Queue one request of the base; see Engine.submit."""
         return self._engine.submit(replace(request, base=True))
-
-    def step(self, timeout_s: float = 1.0) -> None:
-        """Advance whatever is in flight in the engine."""
-        self._engine.step(timeout_s)
 
 
 def bind_policy(judge: object, engine: Engine, policy: str) -> None:

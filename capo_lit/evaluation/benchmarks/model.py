@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import torch
 from jinja2 import TemplateError
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
@@ -23,6 +22,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from capo_lit.batch.facts import Completion
 from capo_lit.batch.sampling import Sampling
 from capo_lit.core.errors import ConfigError, EngineError
+from capo_lit.core.ranks import from_all
 from capo_lit.core.seeding import derive_seed
 from capo_lit.engines.base import Engine, Request, as_completed
 from capo_lit.engines.scores import Score, ScoresPrompts
@@ -213,6 +213,4 @@ class EngineLM(TemplateLM):  # type: ignore[misc]
         """All processes' parts, in order."""
         if self._parts == 1:
             return mine
-        parts: list[Any] = [None] * self._parts
-        torch.distributed.all_gather_object(parts, mine)
-        return [item for part in parts for item in part]
+        return [item for part in from_all(mine) for item in part]
